@@ -1,0 +1,301 @@
+/* zbccl: zero-buffer collective communication for distributed LLM inference. The C ABI.
+ *
+ * Conventions, for every function below unless it says otherwise:
+ *  - Returns zbcclSuccess or a code; zbcclGetLastError() then says what was wrong, what was
+ * expected and what to do.
+ *  - Counts are in elements, sizes in bytes. A count of 0 is legal and still synchronises the
+ * ranks.
+ *  - A communicator may be used by one thread at a time; different communicators may be used by
+ * different threads at once. zbcclCommAbort, zbcclCommGetAsyncError and zbcclCommGetStats may be
+ * called from any thread at any time.
+ *  - Every rank of a communicator calls the same operations in the same order with the same count,
+ * type, operator and root. A mismatch is detected before any output is written and is reported on
+ * every rank; the communicator stays usable.
+ *  - Buffers may lie in memory from zbcclMemAlloc (read and written by peers in place) or anywhere
+ * else in the process (reached by cross-memory attach where the system allows it, else staged and
+ * counted).
+ *  - Input and output are the same range, or do not overlap. The library keeps no reference to a
+ * buffer once the call has returned, or, for an asynchronous call, once its work is complete.
+ */
+#ifndef ZBCCL_ZBCCL_H_
+#define ZBCCL_ZBCCL_H_
+
+#include <stddef.h>
+#include <stdint.h>
+#include <zbccl/version.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ZBCCL_API __attribute__((visibility("default")))
+
+/* ---- results
+ * ----------------------------------------------------------------------------------------------------
+ */
+
+typedef enum {
+  zbcclSuccess = 0,
+  zbcclInvalidArgument =
+      1, /* an argument is wrong by itself: a null pointer, a negative count, an unknown type */
+  zbcclInvalidUsage = 2,     /* the call does not fit the state or the other ranks' calls */
+  zbcclSystemError = 3,      /* the operating system refused something */
+  zbcclCudaError = 4,        /* the CUDA driver or runtime refused something */
+  zbcclNetworkError = 5,     /* a connection could not be made or broke */
+  zbcclTimeout = 6,          /* a deadline passed */
+  zbcclRemoteFailed = 7,     /* another rank died, failed or timed out */
+  zbcclAborted = 8,          /* the communicator was aborted */
+  zbcclRevoked = 9,          /* the communicator or the memory was taken back */
+  zbcclOutOfMemory = 10,     /* memory, descriptors or address space ran out */
+  zbcclUnsupported = 11,     /* this build or this machine cannot do it */
+  zbcclVersionMismatch = 12, /* ranks run incompatible versions */
+  zbcclInternalError = 13,   /* a defect in zbccl */
+  zbcclNumResults = 14
+} zbcclResult_t;
+
+/* Text for a result code, e.g. "timeout". Never NULL; static storage. */
+ZBCCL_API const char* zbcclGetErrorString(zbcclResult_t result);
+
+/* The message of the last error that a zbccl call returned on this thread; "" if none. Valid until
+ * the next zbccl call on this thread. */
+ZBCCL_API const char* zbcclGetLastError(void);
+
+/* MAJOR * 10000 + MINOR * 100 + PATCH of the loaded library. */
+ZBCCL_API zbcclResult_t zbcclGetVersion(int* version);
+
+/* ---- types and operators
+ * ---------------------------------------------------------------------------------------- */
+
+typedef enum {
+  zbcclFloat32 = 0,
+  zbcclFloat64 = 1,
+  zbcclFloat16 = 2,
+  zbcclBfloat16 = 3,
+  zbcclFloat8e4m3 = 4, /* OCP E4M3 (no infinities) */
+  zbcclFloat8e5m2 = 5,
+  zbcclInt8 = 6,
+  zbcclUint8 = 7,
+  zbcclInt32 = 8,
+  zbcclUint32 = 9,
+  zbcclInt64 = 10,
+  zbcclUint64 = 11,
+  zbcclInt16 = 12,
+  zbcclUint16 = 13,
+  zbcclNumTypes = 14
+} zbcclDataType_t;
+
+typedef enum {
+  zbcclSum = 0,
+  zbcclProd = 1,
+  zbcclMin = 2,
+  zbcclMax = 3,
+  zbcclAvg = 4,
+  zbcclNumOps = 5
+} zbcclRedOp_t;
+
+/* Bytes of one element; 0 for an unknown type. */
+ZBCCL_API size_t zbcclTypeSize(zbcclDataType_t type);
+/* "f32", "bf16", ...; "unknown" for an unknown type. */
+ZBCCL_API const char* zbcclTypeName(zbcclDataType_t type);
+/* "sum", "prod", ...; "unknown" for an unknown operator. */
+ZBCCL_API const char* zbcclOpName(zbcclRedOp_t op);
+
+/* ---- finding each other
+ * ----------------------------------------------------------------------------------------- */
+
+#define ZBCCL_UNIQUE_ID_BYTES 128
+
+/* Address of a rendezvous and a 32-byte secret. Whoever holds it can join, so pass it over a
+ * channel you trust. */
+typedef struct {
+  char internal[ZBCCL_UNIQUE_ID_BYTES];
+} zbcclUniqueId;
+
+/* Starts a rendezvous server in this process and returns its id. The server lives until the process
+ * ends or every rank of the communicator has left. The address is ZBCCL_HOST_ADDRESS or the first
+ * interface that is up. */
+ZBCCL_API zbcclResult_t zbcclGetUniqueId(zbcclUniqueId* id);
+/* Text form of an id ("address:port/secret"), for passing it in an environment variable. `size` >=
+ * 192. */
+ZBCCL_API zbcclResult_t zbcclUniqueIdToString(const zbcclUniqueId* id, char* text, size_t size);
+ZBCCL_API zbcclResult_t zbcclUniqueIdFromString(const char* text, zbcclUniqueId* id);
+
+/* A key-value store that ranks can meet in. */
+typedef struct zbcclStore* zbcclStore_t;
+
+/* A store inside this process, for ranks that are threads. */
+ZBCCL_API zbcclResult_t zbcclStoreCreateLocal(zbcclStore_t* store);
+/* A client of the store that torchrun (torch.distributed.TCPStore) serves at host:port. */
+ZBCCL_API zbcclResult_t zbcclStoreCreateC10d(const char* host, int port, zbcclStore_t* store);
+ZBCCL_API zbcclResult_t zbcclStoreDestroy(zbcclStore_t store);
+
+/* ---- communicators
+ * ---------------------------------------------------------------------------------------------- */
+
+typedef struct zbcclComm* zbcclComm_t;
+
+typedef struct {
+  size_t size;             /* sizeof(zbcclConfig_t); set by ZBCCL_CONFIG_INITIALIZER */
+  int64_t timeout_ms;      /* deadline of every wait; 0: ZBCCL_TIMEOUT (10 minutes) */
+  int64_t init_timeout_ms; /* deadline of the initialisation; 0: ZBCCL_INIT_TIMEOUT (5 minutes) */
+  int32_t host_wait;       /* 0: decide by cores, 1: spin, 2: sleep */
+  int32_t reserved;
+} zbcclConfig_t;
+
+/* clang-format off */
+#define ZBCCL_CONFIG_INITIALIZER {sizeof(zbcclConfig_t), 0, 0, 0, 0}
+/* clang-format on */
+
+/* Collective over `nranks` callers that hold the same id; each gives a different rank in [0,
+ * nranks). Wrong world size, duplicate rank and version mismatch are reported on every rank.
+ * `config` may be NULL. */
+ZBCCL_API zbcclResult_t zbcclCommInitRank(zbcclComm_t* comm, int nranks, zbcclUniqueId id, int rank,
+                                          const zbcclConfig_t* config);
+/* As zbcclCommInitRank, with rank, size and rendezvous read from the environment: ZBCCL_RANK /
+ * ZBCCL_WORLD_SIZE / ZBCCL_UNIQUE_ID, torchrun, Slurm, Open MPI, MPICH, in that order. Without any
+ * of them: a communicator of one rank. */
+ZBCCL_API zbcclResult_t zbcclCommInitEnv(zbcclComm_t* comm, const zbcclConfig_t* config);
+/* As zbcclCommInitRank, meeting in `store` under `name`; a name is used for one communicator only.
+ */
+ZBCCL_API zbcclResult_t zbcclCommInitStore(zbcclComm_t* comm, int nranks, int rank,
+                                           zbcclStore_t store, const char* name,
+                                           const zbcclConfig_t* config);
+/* `nranks` communicators of this process, one for each of its threads. `comms` has room for
+ * `nranks` handles. */
+ZBCCL_API zbcclResult_t zbcclCommInitAll(zbcclComm_t* comms, int nranks,
+                                         const zbcclConfig_t* config);
+/* Collective: ranks that give the same `color` >= 0 form a communicator, ordered by `key`, then by
+ * old rank. A negative color joins none and gets NULL. */
+ZBCCL_API zbcclResult_t zbcclCommSplit(zbcclComm_t comm, int color, int key, zbcclComm_t* out,
+                                       const zbcclConfig_t* config);
+
+/* Waits for this rank's asynchronous work, tells the others that this rank leaves, and frees the
+ * communicator. */
+ZBCCL_API zbcclResult_t zbcclCommDestroy(zbcclComm_t comm);
+/* Any thread. Ends every wait on this communicator, here and on the other ranks, with zbcclAborted.
+ * Destroy it after. */
+ZBCCL_API zbcclResult_t zbcclCommAbort(zbcclComm_t comm);
+/* Any thread, never blocks. *state is zbcclSuccess, or the error that made the communicator
+ * unusable. */
+ZBCCL_API zbcclResult_t zbcclCommGetAsyncError(zbcclComm_t comm, zbcclResult_t* state);
+ZBCCL_API zbcclResult_t zbcclCommCount(zbcclComm_t comm, int* nranks);
+ZBCCL_API zbcclResult_t zbcclCommUserRank(zbcclComm_t comm, int* rank);
+
+/* ---- memory
+ * -----------------------------------------------------------------------------------------------------
+ */
+
+/* Memory from the process's pool: every rank on the machine reads and writes it in place. Aligned
+ * to 128 bytes, contents undefined. Any thread. A block that asynchronous work still uses is reused
+ * only when that work has ended. */
+ZBCCL_API zbcclResult_t zbcclMemAlloc(void** ptr, size_t size);
+/* NULL is accepted; a pointer that zbcclMemAlloc did not return is zbcclInvalidArgument. Any
+ * thread. */
+ZBCCL_API zbcclResult_t zbcclMemFree(void* ptr);
+
+typedef struct {
+  size_t size;             /* in: sizeof(zbcclMemReport_t) */
+  uint64_t staged_bytes;   /* payload moved an extra time only in order to move it */
+  uint64_t landing_bytes;  /* payload that a reduction left in library memory on its way */
+  uint64_t metadata_bytes; /* counters, flags, tables in use */
+  uint64_t held_bytes;     /* physical memory the library keeps beyond users' live blocks */
+  uint64_t user_bytes;     /* live blocks from zbcclMemAlloc */
+  uint64_t reserved_bytes; /* address space reserved */
+  uint64_t
+      direct_calls; /* calls whose buffers were all registered or reached by cross-memory attach */
+  uint64_t staged_calls; /* calls that fell back to staging */
+} zbcclMemReport_t;
+
+/* Of this process, since it started. Any thread. */
+ZBCCL_API zbcclResult_t zbcclMemGetReport(zbcclMemReport_t* report);
+
+/* ---- operations
+ * -------------------------------------------------------------------------------------------------
+ */
+
+typedef void* zbcclStream_t; /* cudaStream_t for device memory; NULL for host memory */
+typedef struct zbcclWork* zbcclWork_t;
+
+/* How one call is made. NULL stands for all defaults: the call blocks and uses the communicator's
+ * deadline. */
+typedef struct {
+  size_t size; /* sizeof(zbcclCall_t); set by ZBCCL_CALL_INITIALIZER */
+  zbcclStream_t stream;
+  zbcclWork_t*
+      work; /* not NULL: return at once and give a handle, to be freed with zbcclWorkFree */
+  int64_t timeout_ms; /* 0: the communicator's */
+} zbcclCall_t;
+
+/* clang-format off */
+#define ZBCCL_CALL_INITIALIZER {sizeof(zbcclCall_t), NULL, NULL, 0}
+/* clang-format on */
+
+/* Asynchronous operations of one communicator run in the order of their calls, on the library's
+ * thread; sends and receives progress beside them, in order for each peer and direction. */
+
+/* Waits until the work is done and returns its result. timeout_ms 0: no limit beyond the call's own
+ * deadline; zbcclTimeout leaves the work running. Any thread. */
+ZBCCL_API zbcclResult_t zbcclWorkWait(zbcclWork_t work, int64_t timeout_ms);
+/* *done is 1 once the work is done; the return value is then its result. Never blocks. Any thread.
+ */
+ZBCCL_API zbcclResult_t zbcclWorkTest(zbcclWork_t work, int* done);
+/* Frees the handle; work that is still running goes on. NULL is accepted. */
+ZBCCL_API zbcclResult_t zbcclWorkFree(zbcclWork_t work);
+
+/* recv[i] = op over ranks of send[i]; `count` elements. In place: send == recv. Floats are summed
+ * in rank order in FP32 (FP64 in FP64) and rounded once: the same bits on every rank, in every run
+ * (docs/numerics.md). */
+ZBCCL_API zbcclResult_t zbcclAllReduce(const void* send, void* recv, size_t count,
+                                       zbcclDataType_t type, zbcclRedOp_t op, zbcclComm_t comm,
+                                       const zbcclCall_t* call);
+/* recv[r * count + i] = rank r's send[i]; recv holds nranks * count. In place: send == recv + rank
+ * * count. */
+ZBCCL_API zbcclResult_t zbcclAllGather(const void* send, void* recv, size_t count,
+                                       zbcclDataType_t type, zbcclComm_t comm,
+                                       const zbcclCall_t* call);
+/* recv[i] = op over ranks of send[rank * count + i]; send holds nranks * count. In place: recv ==
+ * send + rank * count. */
+ZBCCL_API zbcclResult_t zbcclReduceScatter(const void* send, void* recv, size_t count,
+                                           zbcclDataType_t type, zbcclRedOp_t op, zbcclComm_t comm,
+                                           const zbcclCall_t* call);
+/* recv[i] = root's send[i]. `send` is read on the root only. In place: send == recv on the root. */
+ZBCCL_API zbcclResult_t zbcclBroadcast(const void* send, void* recv, size_t count,
+                                       zbcclDataType_t type, int root, zbcclComm_t comm,
+                                       const zbcclCall_t* call);
+/* Returns when every rank has called it. */
+ZBCCL_API zbcclResult_t zbcclBarrier(zbcclComm_t comm, const zbcclCall_t* call);
+/* Meets the peer's zbcclRecv with the same count and type; returns when the peer has the data. */
+ZBCCL_API zbcclResult_t zbcclSend(const void* send, size_t count, zbcclDataType_t type, int peer,
+                                  zbcclComm_t comm, const zbcclCall_t* call);
+ZBCCL_API zbcclResult_t zbcclRecv(void* recv, size_t count, zbcclDataType_t type, int peer,
+                                  zbcclComm_t comm, const zbcclCall_t* call);
+
+/* ---- looking inside
+ * --------------------------------------------------------------------------------------------- */
+
+typedef struct {
+  size_t size;           /* in: sizeof(zbcclCommStats_t) */
+  uint64_t operations;   /* completed calls of this rank */
+  uint64_t failures;     /* calls that returned an error */
+  uint64_t bytes;        /* payload of completed calls: count * element size */
+  uint64_t staged_bytes; /* of this communicator, as in zbcclMemReport_t */
+  uint64_t landing_bytes;
+  uint64_t metadata_bytes; /* control memory of this rank in this communicator */
+  uint64_t wait_ns;        /* time spent waiting for other ranks */
+} zbcclCommStats_t;
+
+ZBCCL_API zbcclResult_t zbcclCommGetStats(zbcclComm_t comm, zbcclCommStats_t* stats);
+/* The algorithm that the last completed collective on this communicator used: "one_shot",
+ * "two_shot", "direct", ...; "none" before the first. Static storage. */
+ZBCCL_API const char* zbcclCommLastAlgorithm(zbcclComm_t comm);
+
+/* The registry of ZBCCL_* variables as a JSON array of {name, type, default, range, text, value,
+ * set}. The text is written to `buffer` if *size suffices (NULL and 0 to ask); *size is set to what
+ * is needed, the final NUL included. */
+ZBCCL_API zbcclResult_t zbcclGetEnvironment(char* buffer, size_t* size);
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#endif /* ZBCCL_ZBCCL_H_ */

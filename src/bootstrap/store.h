@@ -1,0 +1,51 @@
+// The key-value store that ranks meet in. Implementations: local_store, tcp_store, c10d_store.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/status.h"
+
+namespace zbccl::bootstrap {
+
+// Any thread; calls of one Store object may block each other. Keys are non-empty and at most 1 KiB,
+// values at most 16 MiB.
+class Store {
+ public:
+  virtual ~Store() = default;
+
+  // Sets `key`, replacing what was there, and wakes whoever waits for it.
+  virtual Status set(std::string_view key, std::string_view value) = 0;
+  // Waits until every key exists and returns their values in order; kTimeout names the first key
+  // that is missing.
+  virtual Result<std::vector<std::string>> get(std::span<const std::string> keys,
+                                               Deadline deadline) = 0;
+  // Adds to the integer at `key` (0 if absent) and returns the sum. Atomic over all ranks.
+  virtual Result<int64_t> add(std::string_view key, int64_t amount) = 0;
+  // "tcp 10.0.0.1:1234", for logs and errors.
+  virtual std::string describe() const = 0;
+
+  Result<std::string> get(const std::string& key, Deadline deadline) {
+    auto values = get(std::span<const std::string>(&key, 1), deadline);
+    if (!values.ok()) return values.status();
+    return std::move((*values)[0]);
+  }
+};
+
+// A store of this process. Several ranks (threads) share one object.
+std::shared_ptr<Store> make_local_store();
+
+// A client of the store that torchrun serves (torch.distributed.TCPStore, libuv or not).
+Result<std::shared_ptr<Store>> connect_c10d_store(const std::string& host, uint16_t port,
+                                                  Deadline deadline);
+
+// Every key gets `prefix` put before it.
+std::shared_ptr<Store> make_prefix_store(std::shared_ptr<Store> store, std::string prefix);
+
+}  // namespace zbccl::bootstrap
