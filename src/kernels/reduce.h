@@ -12,8 +12,8 @@ namespace zbccl::kernels {
 // in f64) with one rounding (nearest even) at the end, integers modulo 2^bits. kAvg divides the sum
 // by `avg_divisor` before the rounding. Follows docs/numerics.md. The result is written to each of
 // `num_dst` destinations. A destination may be the same range as a source; otherwise they do not
-// overlap. num_src >= 1, num_dst >= 1, and both <= kMaxOperands per call are handled by the
-// caller's loop inside: any number is accepted.
+// overlap. num_src >= 1 and num_dst >= 1, without an upper limit. With num_src == 1 (and, for kAvg,
+// avg_divisor == 1) the source is copied bit for bit.
 struct ReduceArgs {
   const void* const* src;
   size_t num_src;
@@ -31,7 +31,7 @@ void reduce(const ReduceArgs& args);
 // memcpy; with `stream_stores` past the cache and fenced before return.
 void copy(void* dst, const void* src, size_t bytes, bool stream_stores);
 
-// "avx512", "avx2", "neon", "baseline": what this machine runs.
+// The instruction set that reduce() uses here: "avx512", "avx2", "sse4", "neon" or "baseline".
 const char* simd_name();
 
 }  // namespace zbccl::kernels
