@@ -32,6 +32,14 @@ constexpr std::array<const char*, kNumRedOps> kOps = {"sum", "prod", "min", "max
 size_t type_size(DataType type) { return kTypes[static_cast<size_t>(type)].size; }
 const char* type_name(DataType type) { return kTypes[static_cast<size_t>(type)].name; }
 const char* op_name(RedOp op) { return kOps[static_cast<size_t>(op)]; }
+const char* operation_name(Operation operation) {
+  static constexpr std::array<const char*, kNumOperations> kNames = {
+      "none",      "init", "all_reduce", "all_gather", "reduce_scatter",
+      "broadcast", "barrier", "send", "recv"};
+  const auto index = static_cast<size_t>(operation);
+  return index < kNames.size() ? kNames[index] : "unknown";
+}
+
 bool is_float(DataType type) { return kTypes[static_cast<size_t>(type)].is_float; }
 
 std::optional<DataType> parse_type(std::string_view name) {

@@ -1,0 +1,114 @@
+#include "memory/peer_process.h"
+
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/env.h"
+#include "base/log.h"
+#include "memory/attach.h"
+#include "memory/exchange_protocol.h"
+#include "memory/unix_socket.h"
+
+namespace zbccl::memory {
+namespace {
+
+// Mutual proof; the service speaks first of what it knows, so that nothing is sent to an impostor on the same name.
+Result<ExchangeWelcome> prove(int connection, const bootstrap::Secret& secret, Deadline deadline) {
+  ExchangeHello hello;
+  ZBCCL_ASSIGN_OR_RETURN(hello.nonce, bootstrap::make_nonce());
+  ZBCCL_RETURN_IF_ERROR(send_message(connection, as_message(hello)));
+  ExchangeChallenge challenge;
+  ZBCCL_RETURN_IF_ERROR(receive_message(connection, as_buffer(challenge), nullptr, deadline));
+  if (challenge.magic != kExchangeMagic) {
+    return error(Code::kNetwork, "a local process does not speak zbccl's protocol");
+  }
+  if (challenge.version != kExchangeVersion) {
+    return error(Code::kVersionMismatch, "a local process speaks memory exchange version {}, this one {}",
+                 challenge.version, kExchangeVersion);
+  }
+  ZBCCL_ASSIGN_OR_RETURN(
+      const bootstrap::Proof expected,
+      bootstrap::make_proof(secret, bootstrap::Role::kServer, hello.nonce, challenge.nonce));
+  if (!bootstrap::proofs_equal(expected, challenge.proof)) {
+    return error(Code::kNetwork, "a local process does not know the secret it should");
+  }
+  ExchangeProof proof;
+  ZBCCL_ASSIGN_OR_RETURN(proof.proof, bootstrap::make_proof(secret, bootstrap::Role::kClient,
+                                                            hello.nonce, challenge.nonce));
+  ZBCCL_RETURN_IF_ERROR(send_message(connection, as_message(proof)));
+  ExchangeWelcome welcome;
+  ZBCCL_RETURN_IF_ERROR(receive_message(connection, as_buffer(welcome), nullptr, deadline));
+  return welcome;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<PeerProcess>> PeerProcess::connect(const ProcessInfo& peer,
+                                                          Deadline deadline) {
+  auto process = std::shared_ptr<PeerProcess>(new PeerProcess);
+  process->nonce_ = peer.nonce;
+  ZBCCL_ASSIGN_OR_RETURN(process->connection_, connect_unix(socket_name(peer.nonce), deadline));
+  const int socket = process->connection_.get();
+  ZBCCL_ASSIGN_OR_RETURN(process->pid_, peer_pid(socket));
+  ZBCCL_ASSIGN_OR_RETURN(const ExchangeWelcome welcome, prove(socket, peer.secret, deadline));
+  process->life_.reset(static_cast<int>(syscall(SYS_pidfd_open, process->pid_, 0)));
+  process->attachable_ = env::get_bool("ZBCCL_CMA") &&
+                         attach_probe(process->pid_, welcome.probe_address, welcome.probe_value);
+  if (!process->life_.valid()) {
+    log::info(log::Subsys::kFault, "no pidfd for process {}; its connection tells of its death",
+              process->pid_);
+  }
+  return process;
+}
+
+std::shared_ptr<PeerProcess> PeerProcess::self(const ProcessInfo& info) {
+  auto process = std::shared_ptr<PeerProcess>(new PeerProcess);
+  process->self_ = true;
+  process->attachable_ = true;
+  process->nonce_ = info.nonce;
+  process->pid_ = info.pid;
+  return process;
+}
+
+PeerProcess::~PeerProcess() = default;
+
+bool PeerProcess::dead() const {
+  if (self_) return false;
+  pollfd item = {life_fd(), static_cast<short>(has_pidfd() ? POLLIN : POLLRDHUP), 0};
+  return poll(&item, 1, 0) > 0;
+}
+
+Result<std::byte*> PeerProcess::import_segment(uint32_t number, Deadline deadline) {
+  if (self_) {
+    std::byte* base = Pool::process().segment_base(number);
+    if (base == nullptr) return error(Code::kInternal, "own segment {} does not exist", number);
+    if (number < kMaxSegments) bases_[number].store(base, std::memory_order_release);
+    return base;
+  }
+  if (number >= kMaxSegments) {
+    return error(Code::kInternal, "process {} names segment {}, the last possible is {}", pid_,
+                 number, kMaxSegments - 1);
+  }
+  const std::lock_guard lock(mutex_);
+  if (std::byte* base = bases_[number].load(std::memory_order_acquire)) return base;
+  ExchangeRequest request;
+  request.segment = number;
+  ZBCCL_RETURN_IF_ERROR(send_message(connection_.get(), as_message(request)));
+  ExchangeReply reply;
+  UniqueFd fd;
+  ZBCCL_RETURN_IF_ERROR(receive_message(connection_.get(), as_buffer(reply), &fd, deadline));
+  if (reply.found == 0 || !fd.valid()) {
+    return error(Code::kRevoked, "process {} has no segment {}", pid_, number);
+  }
+  ZBCCL_ASSIGN_OR_RETURN(mappings_[number], map_segment(fd.get(), reply.reserve));
+  std::byte* base = mappings_[number].base();
+  bases_[number].store(base, std::memory_order_release);
+  log::trace(log::Subsys::kMem, "imported segment {} of process {}, {} bytes reserved", number, pid_,
+             reply.reserve);
+  return base;
+}
+
+}  // namespace zbccl::memory

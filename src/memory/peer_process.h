@@ -1,0 +1,61 @@
+// Another process on this machine (or this one) as a place where memory lies. Any thread.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/status.h"
+#include "memory/pool.h"
+#include "memory/process_info.h"
+
+namespace zbccl::memory {
+
+class PeerProcess {
+ public:
+  // Proves itself to the peer's service thread, probes what the system allows and opens a handle on its life.
+  static Result<std::shared_ptr<PeerProcess>> connect(const ProcessInfo& peer, Deadline deadline);
+  // The calling process as its own peer: its memory is reached as it is.
+  static std::shared_ptr<PeerProcess> self(const ProcessInfo& info);
+  ~PeerProcess();
+
+  bool is_self() const { return self_; }
+  uint64_t nonce() const { return nonce_; }
+  int pid() const { return pid_; }
+  // Ordinary memory of that process can be read and written from here.
+  bool attachable() const { return attachable_; }
+  // A pidfd, readable once the process has ended; where there is none, the connection, which then hangs up.
+  int life_fd() const { return has_pidfd() ? life_.get() : connection_.get(); }
+  bool has_pidfd() const { return life_.valid(); }
+  bool dead() const;
+
+  // The peer's segment in this process's address space; imported on first use, then lock-free.
+  Result<std::byte*> segment(uint32_t number, Deadline deadline) {
+    if (number < kMaxSegments) {
+      if (std::byte* base = bases_[number].load(std::memory_order_acquire)) return base;
+    }
+    return import_segment(number, deadline);
+  }
+
+ private:
+  PeerProcess() = default;
+  Result<std::byte*> import_segment(uint32_t number, Deadline deadline);
+
+  bool self_ = false;
+  bool attachable_ = false;
+  uint64_t nonce_ = 0;
+  int pid_ = 0;
+  UniqueFd life_;
+  std::array<std::atomic<std::byte*>, kMaxSegments> bases_{};
+
+  std::mutex mutex_;  // guards the connection and the mappings
+  UniqueFd connection_;
+  std::array<Mapping, kMaxSegments> mappings_;
+};
+
+}  // namespace zbccl::memory

@@ -1,0 +1,286 @@
+#include "transport/team.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "base/futex.h"
+#include "base/log.h"
+#include "base/types.h"
+
+namespace zbccl::transport {
+namespace {
+
+// Spins without the clock: about a microsecond, which covers peers that are on their way.
+constexpr int kTightSpins = 64;    // without a pause, whose 40 ns would show in the smallest operations
+constexpr int kPausedSpins = 200;  // with one
+constexpr auto kSleepSlice = Milliseconds(50);  // between looks at who has left
+
+std::string describe(const Signature& s) {
+  const auto operation = static_cast<Operation>(s.operation);
+  std::string text = operation_name(operation);
+  if (operation == Operation::kInit || operation == Operation::kBarrier) return text;
+  text += format("({} x {}", s.count, type_name(static_cast<DataType>(s.type % kNumDataTypes)));
+  if (operation == Operation::kAllReduce || operation == Operation::kReduceScatter) {
+    text += format(", {}", op_name(static_cast<RedOp>(s.red_op % kNumRedOps)));
+  }
+  if (operation == Operation::kBroadcast) text += format(", root {}", s.root);
+  return text + ")";
+}
+
+}  // namespace
+
+void back_off(Clock::duration waited) {
+  if (waited < std::chrono::microseconds(20)) {
+    for (int i = 0; i < 16; ++i) spin_pause();
+  } else if (waited < std::chrono::milliseconds(2)) {
+    sched_yield();
+  } else {
+    std::this_thread::sleep_for(waited < std::chrono::seconds(1) ? std::chrono::microseconds(50)
+                                                                  : std::chrono::microseconds(500));
+  }
+}
+
+Team::Team(TeamOptions options, std::vector<Peer> peers)
+    : options_(std::move(options)), peers_(std::move(peers)), epoch_(options_.epoch_base),
+      phase_(options_.epoch_base) {
+  own_outbox_ = peers_[static_cast<size_t>(options_.rank)].outbox;
+}
+
+Status Team::enter(const Signature& signature, const BufferRef& input, const BufferRef& output,
+                   Milliseconds timeout) {
+  if (failed()) return failure_status();
+  call_timeout_ = timeout.count() > 0 ? timeout : options_.timeout;
+  ++epoch_;
+  Packet& packet = own().packets[epoch_ & 1U];
+  packet.signature = signature;
+  packet.input = input;
+  packet.output = output;
+  packet.epoch.store(epoch_, std::memory_order_release);
+  arrive();
+  ZBCCL_RETURN_IF_ERROR(wait_all(Event::kEnter, call_timeout_));
+  return compare(signature);
+}
+
+Status Team::compare(const Signature& mine) const {
+  bool equal = true;
+  for (int r = 0; r < size(); ++r) equal = equal && packet(r).signature == mine;
+  if (equal) [[likely]] {
+    return {};
+  }
+  // Every rank sees the same packets, so every rank writes the same text: each distinct call with the ranks that made it.
+  std::string text = format("operation {} of {} differs between ranks:", sequence(), options_.name);
+  std::vector<bool> told(peers_.size(), false);
+  for (int r = 0; r < size(); ++r) {
+    if (told[static_cast<size_t>(r)]) continue;
+    const Signature& theirs = packet(r).signature;
+    std::string ranks;
+    for (int other = r; other < size(); ++other) {
+      if (!(packet(other).signature == theirs)) continue;
+      told[static_cast<size_t>(other)] = true;
+      ranks += format("{}{}", ranks.empty() ? "" : ", ", other);
+    }
+    text += format("{} rank {} called {}", r == 0 ? "" : ";", ranks, describe(theirs));
+  }
+  return error(Code::kInvalidUsage, "{}. Call the same operations in the same order on every rank",
+               text);
+}
+
+void Team::signal() {
+  ++phase_;
+  own().phase.phase.store(phase_, std::memory_order_release);
+  arrive();
+}
+
+Status Team::wait() { return wait_all(Event::kPhase, call_timeout_); }
+
+void Team::arrive() {
+  if (options_.spin) return;
+  Bell& bell = peers_[0].block->bell;
+  std::atomic<uint32_t>& arrivals = bell.arrivals[signals_++ & 3U];
+  if (arrivals.fetch_add(1) + 1 != static_cast<uint32_t>(size())) return;
+  // The last one to come wakes all at once; every flag was stored before its owner arrived.
+  arrivals.store(0);
+  bell.rings.fetch_add(1);
+  if (bell.sleepers.load() > 0) futex_wake_all(bell.rings);
+}
+
+bool Team::arrived(Event event, int rank) const {
+  const ControlBlock& block = *peers_[static_cast<size_t>(rank)].block;
+  return event == Event::kEnter
+             ? reached(block.packets[epoch_ & 1U].epoch.load(std::memory_order_acquire), epoch_)
+             : reached(block.phase.phase.load(std::memory_order_acquire), phase_);
+}
+
+int Team::first_missing(Event event) const {
+  for (int r = 0; r < size(); ++r) {
+    if (!arrived(event, r)) return r;
+  }
+  return -1;
+}
+
+Status Team::wait_all(Event event, Milliseconds timeout) {
+  if (!options_.spin) return first_missing(event) < 0 ? Status() : wait_slow(event, timeout);
+  int spins = 0;
+  for (int r = 0; r < size(); ++r) {
+    while (!arrived(event, r)) {
+      if (++spins > kTightSpins) spin_pause();
+      if (spins > kTightSpins + kPausedSpins) return wait_slow(event, timeout);
+    }
+  }
+  return {};
+}
+
+Status Team::wait_slow(Event event, Milliseconds timeout) {
+  const auto start = Clock::now();
+  const Deadline deadline = Deadline::after(timeout);
+  Bell& bell = peers_[0].block->bell;
+  auto next_look = start + kSleepSlice;
+  for (;;) {
+    const uint32_t seen = bell.rings.load();
+    const int missing = first_missing(event);
+    const auto now = Clock::now();
+    if (missing < 0) {
+      wait_ns_.fetch_add(static_cast<uint64_t>((now - start).count()), std::memory_order_relaxed);
+      return {};
+    }
+    if (failed()) return failure_status();
+    if (now >= next_look) {
+      next_look = now + kSleepSlice;
+      // It may have left after it arrived: look for its arrival once more before blaming it.
+      if (has_left(missing) && !arrived(event, missing)) {
+        Failure failure;
+        failure.code = Code::kRemoteFailed;
+        failure.culprit = missing;
+        failure.epoch = sequence();
+        fail(failure);
+        return failure_status();
+      }
+    }
+    if (now >= deadline.at()) return time_out(event, timeout);
+    if (options_.spin) {
+      back_off(now - start);
+    } else {
+      bell.sleepers.fetch_add(1);
+      if (!arrived(event, missing) && !failed()) {
+        futex_wait(bell.rings, seen, std::min(deadline.left(), kSleepSlice));
+      }
+      bell.sleepers.fetch_sub(1);
+    }
+  }
+}
+
+Status Team::time_out(Event event, Milliseconds timeout) {
+  // Who is where, for every rank that is not here.
+  std::string table;
+  int culprit = -1;
+  for (int r = 0; r < size(); ++r) {
+    if (arrived(event, r)) continue;
+    if (culprit < 0) culprit = r;
+    const ControlBlock& block = *peers_[static_cast<size_t>(r)].block;
+    const uint32_t a = block.packets[0].epoch.load(std::memory_order_acquire);
+    const uint32_t b = block.packets[1].epoch.load(std::memory_order_acquire);
+    const uint32_t last = reached(a, b) ? a : b;
+    table += format("{} rank {} is at operation {} (epoch {:#x}, expected {:#x})",
+                    table.empty() ? "" : ";", r, last - options_.epoch_base, last, epoch_);
+  }
+  Failure failure;
+  failure.code = Code::kTimeout;
+  failure.culprit = culprit;
+  failure.epoch = sequence();
+  const Signature mine = packet(rank()).signature;
+  fail(failure);
+  return error(Code::kTimeout, "rank {} waited {} ms in operation {} of {}, {}{};{}", rank(),
+               timeout.count(), sequence(), options_.name, describe(mine),
+               event == Event::kEnter ? "" : ", for the others to finish it", table);
+}
+
+void Team::fail(const Failure& failure) {
+  const uint64_t word = failure.pack();
+  for (const Peer& peer : peers_) {
+    uint64_t none = 0;
+    peer.block->abort.word.compare_exchange_strong(none, word);
+  }
+  wake_everyone();
+}
+
+Status Team::give_up(const Status& status) {
+  Failure failure;
+  failure.code = Code::kRemoteFailed;
+  failure.culprit = rank();
+  failure.epoch = sequence();
+  fail(failure);
+  return status;
+}
+
+void Team::wake_everyone() {
+  Bell& bell = peers_[0].block->bell;
+  bell.rings.fetch_add(1);
+  futex_wake_all(bell.rings);
+  for (int r = 0; r < size(); ++r) ring(r);
+}
+
+Status Team::failure_status() const {
+  const Failure f = failure();
+  const bool me = f.culprit == rank();
+  std::string text;
+  switch (f.code) {
+    case Code::kAborted:
+      text = me ? "this rank aborted it" : format("rank {} aborted it", f.culprit);
+      break;
+    case Code::kTimeout:
+      text = me ? format("this rank came too late to operation {}", f.epoch)
+                : format("rank {} did not come in time to operation {}", f.culprit, f.epoch);
+      break;
+    case Code::kRemoteFailed:
+      if (f.died) {
+        text = format("rank {} (process {}) died around operation {}", f.culprit,
+                      peer(f.culprit).process->pid(), f.epoch);
+      } else if (me) {
+        text = format("this rank failed in operation {}", f.epoch);
+      } else {
+        text = has_left(f.culprit) ? format("rank {} left before operation {}", f.culprit, f.epoch)
+                                   : format("rank {} failed in operation {}", f.culprit, f.epoch);
+      }
+      break;
+    default: text = code_text(f.code); break;
+  }
+  return error(f.code, "{} cannot be used any more: {}. Destroy it and make a new one", options_.name,
+               text);
+}
+
+bool Team::has_left(int rank) const {
+  return rank >= 0 && rank < size() &&
+         own().left(rank, size()).load(std::memory_order_acquire) != 0;
+}
+
+void Team::process_died(uint64_t nonce) {
+  for (int r = 0; r < size(); ++r) {
+    if (r == rank() || peer(r).process->nonce() != nonce || has_left(r)) continue;
+    Failure failure;
+    failure.code = Code::kRemoteFailed;
+    failure.culprit = r;
+    failure.died = true;
+    failure.epoch = sequence();
+    log::warn(log::Subsys::kFault, "{}: rank {} (process {}) died", options_.name, r,
+              peer(r).process->pid());
+    fail(failure);
+    return;
+  }
+}
+
+void Team::ring(int rank) {
+  Doorbell& bell = peers_[static_cast<size_t>(rank)].block->doorbell;
+  bell.rings.fetch_add(1);
+  if (bell.sleepers.load() > 0) futex_wake_all(bell.rings);
+}
+
+void Team::sleep_on_doorbell(uint32_t seen, Milliseconds limit) {
+  Doorbell& bell = own().doorbell;
+  bell.sleepers.fetch_add(1);
+  futex_wait(bell.rings, seen, limit);
+  bell.sleepers.fetch_sub(1);
+}
+
+}  // namespace zbccl::transport

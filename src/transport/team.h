@@ -1,0 +1,140 @@
+// The ranks of one communicator with everything they show each other mapped: what collectives run on.
+//
+// One thread at a time runs operations; fail() and failure() may be called from any thread. Waits end with an error when the
+// deadline passes, a peer dies, or somebody gives up; never with a hang.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/cpu.h"
+#include "base/status.h"
+#include "memory/peer_process.h"
+#include "observe/counters.h"
+#include "transport/control_block.h"
+#include "transport/failure.h"
+
+namespace zbccl::transport {
+
+struct Peer {
+  std::shared_ptr<memory::PeerProcess> process;
+  ControlBlock* block = nullptr;
+  std::byte* outbox = nullptr;  // two halves of outbox_bytes
+};
+
+struct TeamOptions {
+  int rank = 0;
+  uint32_t epoch_base = 0;
+  bool spin = true;           // every rank has a core
+  size_t outbox_bytes = 0;    // of one half
+  Milliseconds timeout{0};    // of a wait, unless the call gives its own
+  std::string name;           // for messages
+};
+
+class Team {
+ public:
+  Team(TeamOptions options, std::vector<Peer> peers);
+
+  int rank() const { return options_.rank; }
+  int size() const { return static_cast<int>(peers_.size()); }
+  const Peer& peer(int rank) const { return peers_[static_cast<size_t>(rank)]; }
+  ControlBlock& own() const { return *peers_[static_cast<size_t>(options_.rank)].block; }
+  bool spins() const { return options_.spin; }
+  const std::string& name() const { return options_.name; }
+  Milliseconds timeout() const { return options_.timeout; }
+
+  // Every rank can reach every other's ordinary memory; agreed by all at init.
+  bool attachable() const { return attachable_; }
+  void set_attachable(bool value) { attachable_ = value; }
+
+  // --- one operation: enter, then any number of phases ---
+
+  // Shows what this rank calls and where its buffers are, waits for every rank, and compares. A mismatch is kInvalidUsage on
+  // every rank, naming who called what; the team stays usable. `timeout` zero: the team's.
+  Status enter(const Signature& signature, const BufferRef& input, const BufferRef& output,
+               Milliseconds timeout);
+  // The half of the outbox that the operation to be entered next may fill.
+  std::byte* next_outbox() const {
+    return own_outbox_ + ((epoch_ + 1) & 1U) * options_.outbox_bytes;
+  }
+  // The half that `rank` filled for the current operation.
+  const std::byte* outbox(int rank) const {
+    return peers_[static_cast<size_t>(rank)].outbox + (epoch_ & 1U) * options_.outbox_bytes;
+  }
+  size_t outbox_bytes() const { return options_.outbox_bytes; }
+  const Packet& packet(int rank) const {
+    return peers_[static_cast<size_t>(rank)].block->packets[epoch_ & 1U];
+  }
+  // Says that this rank has finished the current phase.
+  void signal();
+  // Waits until every rank has.
+  Status wait();
+  Status sync() {
+    signal();
+    return wait();
+  }
+
+  // --- faults ---
+
+  // Makes every present and future wait here and on the peers end. The first failure stays.
+  void fail(const Failure& failure);
+  // As fail(), and returns `status`: for the rank on which something went wrong in the middle of an operation.
+  Status give_up(const Status& status);
+  bool failed() const { return own().abort.word.load(std::memory_order_relaxed) != 0; }
+  Failure failure() const { return Failure::unpack(own().abort.word.load(std::memory_order_acquire)); }
+  // The error that calls return after failure().
+  Status failure_status() const;
+  // A peer process has ended: fails the team if a rank that has not left lived in it.
+  void process_died(uint64_t nonce);
+  bool has_left(int rank) const;
+
+  // --- doorbells, for point-to-point traffic ---
+
+  // Wakes whoever waits in `rank`. What it is to see must be stored before.
+  void ring(int rank);
+  // To sleep: read rings, look for work, then sleep on the value read.
+  uint32_t doorbell_rings() const { return own().doorbell.rings.load(std::memory_order_acquire); }
+  void sleep_on_doorbell(uint32_t seen, Milliseconds limit);
+
+  uint32_t sequence() const { return epoch_ - options_.epoch_base; }
+  // Memory for pieces of peers' unmapped buffers; kept for the next call.
+  std::byte* scratch(size_t bytes) {
+    if (scratch_.size() < bytes) scratch_.resize(bytes);
+    return scratch_.data();
+  }
+  uint64_t wait_nanoseconds() const { return wait_ns_.load(std::memory_order_relaxed); }
+  observe::Traffic& traffic() { return traffic_; }
+
+ private:
+  enum class Event { kEnter, kPhase };
+  bool arrived(Event event, int rank) const;
+  int first_missing(Event event) const;
+  Status wait_all(Event event, Milliseconds timeout);
+  Status wait_slow(Event event, Milliseconds timeout);
+  void arrive();
+  Status compare(const Signature& mine) const;
+  Status time_out(Event event, Milliseconds timeout);
+  void wake_everyone();
+
+  TeamOptions options_;
+  std::vector<Peer> peers_;
+  std::byte* own_outbox_ = nullptr;
+  bool attachable_ = false;
+  uint32_t epoch_ = 0;
+  uint32_t phase_ = 0;
+  uint32_t signals_ = 0;  // enters and phases, for the arrival counters
+  Milliseconds call_timeout_{0};
+  std::atomic<uint64_t> wait_ns_{0};
+  observe::Traffic traffic_;
+  std::vector<std::byte> scratch_;
+};
+
+// One step of waiting without a futex: pauses, then yields, then naps, so that a late peer does not cost a core for long.
+void back_off(Clock::duration waited);
+
+}  // namespace zbccl::transport
