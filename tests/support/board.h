@@ -13,7 +13,7 @@ namespace zbccl::test {
 inline constexpr int kMaxRanks = 128;
 inline constexpr int kNumValues = 64;  // values that each rank can publish
 inline constexpr int kNumBlobs = 512;  // blobs that a job can hand from one rank to the others
-inline constexpr size_t kBlobBytes = 256;
+inline constexpr size_t kBlobBytes = 1024;
 
 class Board {
  public:

@@ -1,10 +1,12 @@
 #include "support/reference.h"
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <vector>
 
 #include "support/data.h"
 #include "support/floats.h"
@@ -31,9 +33,23 @@ struct Small {
   using Bits = B;
   using Wide = float;
   FloatFormat format;
-  Wide load(Bits bits) const { return decode(bits, format); }
+  const std::vector<float>& values;  // of every bit pattern
+  Wide load(Bits bits) const { return values[bits]; }
   Bits store(Wide value) const { return static_cast<Bits>(encode(value, format)); }
 };
+
+template <typename B>
+Small<B> small(zbcclDataType_t type) {
+  static const std::array<std::vector<float>, zbcclNumTypes> tables = [] {
+    std::array<std::vector<float>, zbcclNumTypes> all;
+    for (zbcclDataType_t t : {zbcclFloat16, zbcclBfloat16, zbcclFloat8e4m3, zbcclFloat8e5m2}) {
+      const uint32_t count = 1u << (8 * element_size(t));
+      for (uint32_t bits = 0; bits < count; ++bits) all[t].push_back(decode(bits, format_of(t)));
+    }
+    return all;
+  }();
+  return {format_of(type), tables[type]};
+}
 
 // Minimum and maximum order -0 below +0.
 template <typename W>
@@ -109,9 +125,9 @@ void reference_reduce(std::span<const void* const> inputs, void* out, size_t cou
     case zbcclFloat32: return reduce(inputs, out, count, op, Plain<float>{});
     case zbcclFloat64: return reduce(inputs, out, count, op, Plain<double>{});
     case zbcclFloat16:
-    case zbcclBfloat16: return reduce(inputs, out, count, op, Small<uint16_t>{format_of(type)});
+    case zbcclBfloat16: return reduce(inputs, out, count, op, small<uint16_t>(type));
     case zbcclFloat8e4m3:
-    case zbcclFloat8e5m2: return reduce(inputs, out, count, op, Small<uint8_t>{format_of(type)});
+    case zbcclFloat8e5m2: return reduce(inputs, out, count, op, small<uint8_t>(type));
     case zbcclInt8: return reduce(inputs, out, count, op, Plain<int8_t>{});
     case zbcclUint8: return reduce(inputs, out, count, op, Plain<uint8_t>{});
     case zbcclInt16: return reduce(inputs, out, count, op, Plain<int16_t>{});
