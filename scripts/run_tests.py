@@ -150,7 +150,7 @@ def run_pytest(arguments: argparse.Namespace, build: Path, folder: Path) -> Tota
     totals = Totals()
     folders = python_folders()
     environment = dict(os.environ, ZBCCL_BUILD_DIR=str(build))
-    paths = [str(path) for path in (build / "python", ROOT / "bindings/python") if path.is_dir()]
+    paths = [str(build / "python")]
     if os.environ.get("PYTHONPATH"):
         paths.append(os.environ["PYTHONPATH"])
     environment["PYTHONPATH"] = os.pathsep.join(paths)
