@@ -10,7 +10,6 @@ BUILD ?= build
 JOBS ?= $(shell nproc)
 # More for scripts/run_tests.py, for example TEST_ARGS="--label unit".
 TEST_ARGS ?=
-export ZBCCL_BUILD_DIR := $(BUILD)
 PYTHON := .venv/bin/python
 
 help: ## show this list

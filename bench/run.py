@@ -71,7 +71,7 @@ def versions(build: Path) -> dict[str, str]:
         path = path if path != "unknown" else file_value(str(cache), "CMAKE_CXX_COMPILER:STRING")
         compiler = first_line([path, "--version"])
     return {
-        "zbccl": first_line([str(build / "bin/zbccl"), "--version"]),
+        "zbccl": first_line([str(build / "bin/zbccl"), "version"]),
         "commit": first_line(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]),
         "gloo": first_line(["dpkg-query", "-W", "-f=${Version}", "libgloo-dev"]),
         "compiler": compiler,

@@ -51,12 +51,12 @@ install_packages() {
 }
 
 # PyTorch is used by tests only. It is installed where a build of moderate size is on offer;
-# the build for GPUs draws several GB of further packages and is taken with ZBCCL_TEST_TORCH=1 only.
+# the build for GPUs draws several GB of further packages and is taken with TEST_TORCH=1 only.
 torch_version=2.13.0
 install_torch() {
-  local choice=${ZBCCL_TEST_TORCH:-auto} report
+  local choice=${TEST_TORCH:-auto} report
   if [[ $choice == 0 ]]; then
-    say "PyTorch left out (ZBCCL_TEST_TORCH=0); its tests are skipped"
+    say "PyTorch left out (TEST_TORCH=0); its tests are skipped"
     return 0
   fi
   if [[ $choice == auto ]]; then
@@ -70,7 +70,7 @@ install_torch() {
     if grep -q '"name": *"nvidia-' "$report"; then
       rm -f "$report"
       say "PyTorch $torch_version would draw its GPU packages (several GB); its tests are skipped." \
-        "Install a CPU build into .venv, or set ZBCCL_TEST_TORCH=1, to run them"
+        "Install a CPU build into .venv, or set TEST_TORCH=1, to run them"
       return 0
     fi
     rm -f "$report"
@@ -93,7 +93,7 @@ install_python() {
     python3 -m venv .venv
   fi
   stamp=".venv/.ready-$group-$(cat "scripts/requirements-$group.txt" "${BASH_SOURCE[0]}" |
-    sha256sum | cut -c1-16)-${ZBCCL_TEST_TORCH:-auto}"
+    sha256sum | cut -c1-16)-${TEST_TORCH:-auto}"
   [[ -e $stamp ]] && return 0
   say "installing Python packages for $group"
   .venv/bin/pip install --quiet --no-input --disable-pip-version-check \

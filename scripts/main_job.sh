@@ -30,8 +30,7 @@ for program in zbccl llm; do
   command -v "$program" >/dev/null || fail "$build/bin/$program is not built"
 done
 
-ranks=${ZBCCL_MAIN_RANKS:-4}
-step 300 zbccl run -n "$ranks" -- llm --tp "$ranks" --prompt "In the beginning"
+step 300 zbccl run -n 4 -- llm --tp 4 --prompt "In the beginning"
 
 for n in 2 4; do
   step 300 zbccl perf all_reduce --ranks "$n" -b 4K -e 4M -f 4 -n 20 -w 5 --compare gloo --check

@@ -149,7 +149,7 @@ def python_folders() -> list[str]:
 def run_pytest(arguments: argparse.Namespace, build: Path, folder: Path) -> Totals:
     totals = Totals()
     folders = python_folders()
-    environment = dict(os.environ, ZBCCL_BUILD_DIR=str(build))
+    environment = dict(os.environ)
     paths = [str(build / "python")]
     if os.environ.get("PYTHONPATH"):
         paths.append(os.environ["PYTHONPATH"])
