@@ -58,6 +58,10 @@ constexpr std::array kVariables = {
         "ZBCCL_POOL_RESERVE", Type::kSize, "0", "0..16T",
         "Address space that each pool segment reserves; 0: the machine's memory, at most 64 GiB."},
     Variable{"ZBCCL_RANK", Type::kInteger, "-1", "-1..65535", "Rank of this process; -1: unset."},
+    Variable{"ZBCCL_SECRET_FILE", Type::kString, "", "",
+             "File with 64 hexadecimal digits, closed to other users, from which the ranks of a "
+             "launcher that serves no store derive their secret; rank 0 then serves at "
+             "MASTER_ADDR:MASTER_PORT."},
     Variable{"ZBCCL_TIMEOUT", Type::kDuration, "10m", "1..86400000",
              "Deadline of every wait in an operation (ms, or with a suffix: ms, s, m, h)."},
     Variable{"ZBCCL_UNIQUE_ID", Type::kString, "", "",

@@ -21,6 +21,18 @@ Status one_shot(Context& context, const Collective& call) {
   return {};
 }
 
+Status exchange_chunks(Context& context, const Collective& call, const transport::BufferRef& input,
+                       const transport::BufferRef& output) {
+  transport::Team& team = context.team;
+  ZBCCL_RETURN_IF_ERROR(team.enter(signature_of(context, call), input, output, call.timeout));
+  const plan::Range mine =
+      plan::chunk_of(call.count, type_size(call.type), team.rank(), team.size());
+  if (const Status status = reduce_range(context, call, mine, Target::kAllOutputs); !status.ok()) {
+    return team.give_up(status);
+  }
+  return team.sync();
+}
+
 Status two_shot(Context& context, const Collective& call) {
   using transport::LocalBuffer;
   transport::Team& team = context.team;
@@ -28,16 +40,11 @@ Status two_shot(Context& context, const Collective& call) {
   ZBCCL_ASSIGN_OR_RETURN(const LocalBuffer input, LocalBuffer::input(team, call.send, bytes));
   ZBCCL_ASSIGN_OR_RETURN(LocalBuffer output, LocalBuffer::output(team, call.recv, bytes));
   context.staged = input.staged() || output.staged();
-  ZBCCL_RETURN_IF_ERROR(
-      team.enter(signature_of(context, call), input.ref(), output.ref(), call.timeout));
-  const plan::Range mine =
-      plan::chunk_of(call.count, type_size(call.type), team.rank(), team.size());
-  if (const Status status = reduce_range(context, call, mine, Target::kAllOutputs); !status.ok()) {
-    return team.give_up(status);
-  }
-  ZBCCL_RETURN_IF_ERROR(team.sync());
-  output.finish();
-  return {};
+  const Status status = exchange_chunks(context, call, input.ref(), output.ref());
+  if (status.ok()) output.finish();
+  // Peers write into the output: after a failure one of them may do so late.
+  if (!status.ok() && team.failed()) team.quarantine(call.recv);
+  return status;
 }
 
 }  // namespace

@@ -209,6 +209,7 @@ Result<std::pair<int, size_t>> Pool::segment_handle(uint32_t segment) {
 PoolReport Pool::report() {
   const std::lock_guard lock(mutex_);
   PoolReport report;
+  report.free = free_dirty_;
   for (const auto& [at, block] : blocks_) report.used[static_cast<size_t>(block.use)] += block.size;
   for (const auto& segment : segments_) {
     report.resident += segment->resident();

@@ -32,6 +32,7 @@ struct Location {
 
 struct PoolReport {
   std::array<uint64_t, kNumUses> used{};  // bytes of live blocks, by use
+  uint64_t free = 0;                      // free bytes that may have memory behind them
   uint64_t resident = 0;                  // physical memory of all segments
   uint64_t reserved = 0;                  // address space
 };

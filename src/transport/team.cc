@@ -60,6 +60,8 @@ Status Team::enter(const Signature& signature, const BufferRef& input, const Buf
   packet.epoch.store(epoch_, std::memory_order_release);
   arrive();
   ZBCCL_RETURN_IF_ERROR(wait_all(Event::kEnter, call_timeout_));
+  // Late: the others have given up, and their memory may serve something else by now.
+  if (failed()) return failure_status();
   return compare(signature);
 }
 

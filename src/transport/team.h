@@ -15,6 +15,7 @@
 #include "base/cpu.h"
 #include "base/status.h"
 #include "memory/peer_process.h"
+#include "memory/pool.h"
 #include "observe/counters.h"
 #include "transport/control_block.h"
 #include "transport/failure.h"
@@ -92,6 +93,10 @@ class Team {
   // A peer process has ended: fails the team if a rank that has not left lived in it.
   void process_died(uint64_t nonce);
   bool has_left(int rank) const;
+  // Keeps the pool block at `address` from being reused while a late peer may still write to it: until every peer has left
+  // or died.
+  void quarantine(const void* address) { quarantine_.emplace_back(address); }
+  std::vector<memory::Lease> take_quarantine() { return std::move(quarantine_); }
 
   // --- doorbells, for point-to-point traffic ---
 
@@ -132,6 +137,7 @@ class Team {
   std::atomic<uint64_t> wait_ns_{0};
   observe::Traffic traffic_;
   std::vector<std::byte> scratch_;
+  std::vector<memory::Lease> quarantine_;
 };
 
 // One step of waiting without a futex: pauses, then yields, then naps, so that a late peer does not cost a core for long.

@@ -1,0 +1,281 @@
+// How a communicator comes to be: join, connect to the peers' processes, show each other the control memory, meet once.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "base/cpu.h"
+#include "base/env.h"
+#include "base/fork_guard.h"
+#include "base/log.h"
+#include "bootstrap/rendezvous.h"
+#include "comm/communicator.h"
+#include "zbccl/version.h"
+#include "comm/graveyard.h"
+#include "memory/pool.h"
+
+namespace zbccl::comm {
+namespace {
+
+using transport::ControlBlock;
+
+// First round: who everybody is. Plain bytes: join() has checked that the versions are equal.
+struct Hello {
+  memory::ProcessInfo process;
+  CpuSet cpus{};
+  int64_t quota_millicores = 0;
+  uint64_t one_shot_override = 0;
+  uint32_t epoch_base = 0;
+  uint32_t wait = 0;
+};
+
+// Second round: where everybody's control memory lies.
+struct Showing {
+  int32_t code = 0;  // what kept this rank from connecting to its peers
+  uint32_t attachable = 0;
+  memory::Location block;
+  memory::Location outbox;
+};
+
+template <typename T>
+std::string_view as_text(const T& value) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  return {reinterpret_cast<const char*>(&value), sizeof value};
+}
+
+template <typename T>
+Result<std::vector<T>> parse_all(const std::vector<std::string>& blobs) {
+  std::vector<T> values(blobs.size());
+  for (size_t i = 0; i < blobs.size(); ++i) {
+    if (blobs[i].size() != sizeof(T)) {
+      return error(Code::kVersionMismatch, "rank {} introduced itself with {} bytes, expected {}", i,
+                   blobs[i].size(), sizeof(T));
+    }
+    std::memcpy(static_cast<void*>(&values[i]), blobs[i].data(), sizeof(T));
+  }
+  return values;
+}
+
+// A block of the pool that is given back unless the communicator comes to be.
+struct PoolBlock {
+  void* data = nullptr;
+  PoolBlock() = default;
+  PoolBlock(const PoolBlock&) = delete;
+  PoolBlock& operator=(const PoolBlock&) = delete;
+  ~PoolBlock() {
+    if (data != nullptr) (void)memory::Pool::process().free(data);
+  }
+};
+
+// True if every rank has a core: as many usable CPUs as ranks, and no quota below that.
+bool ranks_have_cores(const std::vector<Hello>& all) {
+  CpuSet cpus{};
+  int64_t quota = 0;
+  for (const Hello& hello : all) {
+    for (size_t i = 0; i < cpus.size(); ++i) cpus[i] |= hello.cpus[i];
+    if (hello.quota_millicores > 0) {
+      quota = quota == 0 ? hello.quota_millicores : std::min(quota, hello.quota_millicores);
+    }
+  }
+  const auto ranks = static_cast<int64_t>(all.size());
+  return count_cpus(cpus) >= ranks && (quota == 0 || quota >= ranks * 1000);
+}
+
+bool decide_spin(const std::vector<Hello>& all) {
+  using Wait = Options::Wait;
+  const auto asks = [&](Wait wait) {
+    return std::any_of(all.begin(), all.end(), [&](const Hello& hello) {
+      return hello.wait == static_cast<uint32_t>(wait);
+    });
+  };
+  if (asks(Wait::kSleep)) return false;
+  return asks(Wait::kSpin) || ranks_have_cores(all);
+}
+
+Options with_defaults(Options options) {
+  if (options.timeout.count() <= 0) options.timeout = Milliseconds(env::get_integer("ZBCCL_TIMEOUT"));
+  if (options.init_timeout.count() <= 0) {
+    options.init_timeout = Milliseconds(env::get_integer("ZBCCL_INIT_TIMEOUT"));
+  }
+  if (options.wait == Options::Wait::kAuto) {
+    const std::string text = env::get_string("ZBCCL_HOST_WAIT");
+    if (text == "spin") options.wait = Options::Wait::kSpin;
+    if (text == "sleep") options.wait = Options::Wait::kSleep;
+  }
+  return options;
+}
+
+}  // namespace
+
+class Builder {
+ public:
+  Builder(std::shared_ptr<bootstrap::Store> store, std::string name, int rank, int nranks,
+          const Options& options)
+      : store_(std::move(store)), name_(std::move(name)), rank_(rank), nranks_(nranks),
+        options_(with_defaults(options)), deadline_(Deadline::after(options_.init_timeout)) {}
+
+  Result<std::unique_ptr<Communicator>> build() {
+    reap();
+    ZBCCL_ASSIGN_OR_RETURN(exchange_, memory::Exchange::acquire());
+    ZBCCL_RETURN_IF_ERROR(introduce());
+    const Status connected = connect();
+    ZBCCL_RETURN_IF_ERROR(show(connected));
+    return assemble();
+  }
+
+ private:
+  Status introduce() {
+    Hello hello;
+    hello.process = exchange_->info();
+    hello.cpus = usable_cpus();
+    hello.quota_millicores = cpu_quota_millicores();
+    hello.one_shot_override = static_cast<uint64_t>(env::get_integer("ZBCCL_ONE_SHOT_MAX"));
+    hello.epoch_base = static_cast<uint32_t>(env::get_integer("ZBCCL_EPOCH_BASE"));
+    hello.wait = static_cast<uint32_t>(options_.wait);
+    ZBCCL_ASSIGN_OR_RETURN(
+        const auto blobs,
+        bootstrap::join(*store_, name_, rank_, nranks_, as_text(hello), deadline_));
+    ZBCCL_ASSIGN_OR_RETURN(hellos_, parse_all<Hello>(blobs));
+    for (int r = 0; r < nranks_; ++r) {
+      if (at(r).process.host == at(0).process.host) continue;
+      return error(Code::kUnsupported,
+                   "rank {} is on another machine than rank 0; this version joins the ranks of one "
+                   "machine (ZBCCL_HOST_ID must be equal too)",
+                   r);
+    }
+    spin_ = decide_spin(hellos_);
+    tuning_ = plan::default_tuning(nranks_, spin_, at(0).one_shot_override);
+    return {};
+  }
+
+  Status connect() {
+    attachable_ = true;
+    for (int i = 0; i < nranks_; ++i) {
+      const int r = (rank_ + i) % nranks_;  // not everybody knocks at the same door first
+      auto process = exchange_->peer(at(r).process, deadline_);
+      if (!process.ok()) {
+        return process.status().with_prefix(
+            format("cannot reach rank {} (process {}) on this machine; are both in one network "
+                   "namespace?",
+                   r, at(r).process.pid));
+      }
+      attachable_ = attachable_ && (*process)->attachable();
+      if (peers_.empty()) peers_.resize(static_cast<size_t>(nranks_));
+      peers_[static_cast<size_t>(r)].process = *process;
+    }
+    return {};
+  }
+
+  Status show(const Status& connected) {
+    Showing mine;
+    mine.code = static_cast<int32_t>(connected.code());
+    mine.attachable = attachable_ ? 1 : 0;
+    if (connected.ok()) ZBCCL_RETURN_IF_ERROR(allocate(&mine));
+    ZBCCL_ASSIGN_OR_RETURN(const auto blobs, bootstrap::all_gather(*store_, name_ + "/show", rank_,
+                                                                   nranks_, as_text(mine), deadline_));
+    ZBCCL_RETURN_IF_ERROR(connected);
+    ZBCCL_ASSIGN_OR_RETURN(const auto showings, parse_all<Showing>(blobs));
+    for (int r = 0; r < nranks_; ++r) {
+      const Showing& theirs = showings[static_cast<size_t>(r)];
+      if (theirs.code != 0) {
+        return error(static_cast<Code>(theirs.code), "rank {} could not connect to its peers", r);
+      }
+      attachable_ = attachable_ && theirs.attachable != 0;
+      transport::Peer& peer = peers_[static_cast<size_t>(r)];
+      ZBCCL_ASSIGN_OR_RETURN(std::byte* const block_base,
+                             peer.process->segment(theirs.block.segment, deadline_));
+      ZBCCL_ASSIGN_OR_RETURN(std::byte* const outbox_base,
+                             peer.process->segment(theirs.outbox.segment, deadline_));
+      peer.block = reinterpret_cast<ControlBlock*>(block_base + theirs.block.offset);
+      peer.outbox = outbox_base + theirs.outbox.offset;
+    }
+    return {};
+  }
+
+  Status allocate(Showing* mine) {
+    memory::Pool& pool = memory::Pool::process();
+    const size_t block_bytes = ControlBlock::bytes(nranks_);
+    ZBCCL_ASSIGN_OR_RETURN(block_.data, pool.allocate(block_bytes, memory::Use::kMetadata));
+    ZBCCL_ASSIGN_OR_RETURN(outbox_.data,
+                           pool.allocate(2 * tuning_.outbox_bytes, memory::Use::kScratch));
+    std::memset(block_.data, 0, block_bytes);
+    auto* block = static_cast<ControlBlock*>(block_.data);
+    // Epochs start at rank 0's base; nothing has been entered yet.
+    const uint32_t base = at(0).epoch_base;
+    for (transport::Packet& packet : block->packets) packet.epoch.store(base);
+    block->phase.phase.store(base);
+    mine->block = *pool.locate(block_.data, block_bytes);
+    mine->outbox = *pool.locate(outbox_.data, 2 * tuning_.outbox_bytes);
+    return {};
+  }
+
+  Result<std::unique_ptr<Communicator>> assemble() {
+    auto comm = std::unique_ptr<Communicator>(new Communicator);
+    transport::TeamOptions team;
+    team.rank = rank_;
+    team.epoch_base = at(0).epoch_base;
+    team.spin = spin_;
+    team.outbox_bytes = tuning_.outbox_bytes;
+    team.timeout = options_.timeout;
+    team.name = name_;
+    comm->generation_ = fork_generation();
+    comm->name_ = name_;
+    comm->options_ = options_;
+    comm->tuning_ = tuning_;
+    comm->store_ = store_;
+    comm->exchange_ = exchange_;
+    comm->metadata_bytes_ = ControlBlock::bytes(nranks_);
+    comm->team_ = std::make_unique<transport::Team>(std::move(team), std::move(peers_));
+    comm->team_->set_attachable(attachable_);
+    comm->channels_ = std::make_unique<transport::Channels>(*comm->team_);
+    block_.data = outbox_.data = nullptr;  // the communicator's from here on
+    transport::Team* const watched = comm->team_.get();
+    comm->observer_ =
+        exchange_->add_observer([watched](uint64_t nonce) { watched->process_died(nonce); });
+    // A peer that died before the observer was there.
+    for (int r = 0; r < nranks_; ++r) {
+      const memory::PeerProcess& process = *watched->peer(r).process;
+      if (process.dead()) watched->process_died(process.nonce());
+    }
+    transport::Signature signature;
+    signature.operation = static_cast<uint8_t>(Operation::kInit);
+    ZBCCL_RETURN_IF_ERROR(watched->enter(signature, {}, {}, deadline_.left()));
+    log::info(log::Subsys::kInit,
+              "{}: rank {} of {}, version {}.{}.{}, {}, one-shot to {} bytes, {} memory of others",
+              name_, rank_, nranks_, ZBCCL_MAJOR, ZBCCL_MINOR, ZBCCL_PATCH,
+              spin_ ? "spinning" : "sleeping", tuning_.one_shot_max,
+              attachable_ ? "attaches to" : "does not attach to");
+    return comm;
+  }
+
+  const Hello& at(int r) const { return hellos_[static_cast<size_t>(r)]; }
+
+  std::shared_ptr<bootstrap::Store> store_;
+  std::string name_;
+  int rank_;
+  int nranks_;
+  Options options_;
+  Deadline deadline_;
+  std::shared_ptr<memory::Exchange> exchange_;
+  std::vector<Hello> hellos_;
+  bool spin_ = true;
+  plan::Tuning tuning_;
+  bool attachable_ = false;
+  std::vector<transport::Peer> peers_;
+  PoolBlock block_;
+  PoolBlock outbox_;
+};
+
+Result<std::unique_ptr<Communicator>> Communicator::create(std::shared_ptr<bootstrap::Store> store,
+                                                           const std::string& name, int rank,
+                                                           int nranks, const Options& options) {
+  constexpr int kMaxRanks = 4096;
+  env::warn_unknown();
+  if (nranks < 1 || nranks > kMaxRanks) {
+    return error(Code::kInvalidArgument, "a communicator of {} ranks cannot be made; 1 to {} can",
+                 nranks, kMaxRanks);
+  }
+  // A rank outside [0, nranks) is reported by the join, which tells the other ranks too.
+  return Builder(std::move(store), name, rank, nranks, options).build();
+}
+
+}  // namespace zbccl::comm
