@@ -3,7 +3,7 @@
 
 A file in src/LAYER may include headers of its own layer and of the layers above it in LAYERS.
 What stands outside src/ uses the public headers (zbccl/...); the command may also use topology,
-which is a library of its own. Tests may include anything.
+which is a library of its own. Tests and benchmarks may include anything.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ OUTSIDE: dict[str, tuple[str, ...]] = {
     "tools": ("topology",),
     "bindings": (),
     "examples": (),
-    "bench": (),
     "shim": (),
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^">]+)[">]')
