@@ -14,16 +14,17 @@ from pathlib import Path
 
 from sources import CXX_SUFFIXES, all_files, with_suffix
 
-# kernels stand above collectives: the operations launch the kernels, which know no operation.
+# kernels stand above transport and collectives, which copy and reduce with them; a kernel knows
+# neither peers nor operations.
 LAYERS = (
     "base",
     "observe",
     "topology",
     "bootstrap",
     "memory",
+    "kernels",
     "transport",
     "plan",
-    "kernels",
     "collectives",
     "moe",
     "experts",

@@ -23,6 +23,7 @@ def write(root: Path, name: str, text: str) -> None:
         ("src/plan/plan.h", "collectives/all_reduce.h", False),
         ("src/collectives/all_reduce.cc", "kernels/reduce.h", True),
         ("src/kernels/reduce.cc", "collectives/all_reduce.h", False),
+        ("src/transport/buffer.cc", "kernels/reduce.h", True),
         ("src/capi/capi.cc", "comm/communicator.h", True),
         ("src/base/log.cc", "capi/handles.h", False),
         ("src/base/log.cc", "../capi/handles.h", False),
