@@ -58,6 +58,8 @@ class Totals:
 def skip_reason(case: ElementTree.Element) -> str:
     element = case.find("skipped")
     text = (element.get("message") if element is not None else None) or ""
+    # GoogleTest puts the place on the first line.
+    text = text.split("\n", 1)[-1]
     if not text.strip() or text.startswith("SKIP_"):
         # ctest keeps only the output; GoogleTest prints the reason on the line after "Skipped".
         lines = (case.findtext("system-out") or "").splitlines()
@@ -67,8 +69,38 @@ def skip_reason(case: ElementTree.Element) -> str:
     return " ".join(text.split())[:120] or "no reason given"
 
 
-def read_junit(path: Path, runner: str) -> Totals:
-    """Totals of one JUnit file. A file that is absent or broken counts as one failure."""
+def is_failure(case: ElementTree.Element) -> bool:
+    found = case.find("failure") is not None or case.find("error") is not None
+    return found or case.get("status") == "fail"
+
+
+def whole_programs(build: Path, cases: Path) -> dict[str, Path]:
+    """ctest tests that are one GoogleTest program with all its cases, and the files it wrote."""
+    command = ["ctest", "--test-dir", str(build), "--show-only=json-v1"]
+    result = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+    try:
+        tests = json.loads(result.stdout)["tests"]
+    except (ValueError, KeyError):
+        return {}
+    programs: dict[str, list[str]] = {}
+    for test in tests:
+        if test.get("command"):
+            programs.setdefault(Path(test["command"][0]).name, []).append(test["name"])
+    found = {}
+    for program, names in programs.items():
+        path = cases / f"{program}.xml"
+        if len(names) == 1 and path.exists():
+            found[names[0]] = path
+    return found
+
+
+def read_junit(path: Path, runner: str, details: dict[str, Path] | None = None) -> Totals:
+    """Totals of one JUnit file. A file that is absent or broken counts as one failure.
+
+    `details` has files with the single cases of some tests, by their names; they count instead.
+    """
     totals = Totals()
     try:
         root = ElementTree.parse(path).getroot()
@@ -80,9 +112,15 @@ def read_junit(path: Path, runner: str) -> Totals:
         name = case.get("name") or "?"
         if group and group != name:
             name = f"{group}.{name}"
+        if details and name in details:
+            part = read_junit(details[name], f"{runner}: {name}")
+            if is_failure(case) and part.failed == 0:
+                part.fail(f"{runner}: {name}")
+            totals.add(part)
+            continue
         status = case.get("status", "run")
         reason = skip_reason(case)
-        if case.find("failure") is not None or case.find("error") is not None or status == "fail":
+        if is_failure(case):
             totals.fail(f"{runner}: {name}")
         elif reason.startswith("Unable to find executable"):
             # ctest calls this skipped; a program that was not built is no passed test.
@@ -108,10 +146,11 @@ def run_ctest(arguments: argparse.Namespace, build: Path, folder: Path) -> Total
             command += [option, "^(" + "|".join(values) + ")$"]
     if arguments.exclude:
         command += ["-E", "|".join(arguments.exclude)]
-    environment = dict(os.environ, CTEST_OUTPUT_ON_FAILURE="1")
+    cases = folder / "gtest"
+    environment = dict(os.environ, GTEST_OUTPUT=f"xml:{cases}/")
     step(shlex.join(command[:3]) + f" ... -j {arguments.jobs}")
     code = stream(command, environment)
-    totals = read_junit(report, "ctest")
+    totals = read_junit(report, "ctest", whole_programs(build, cases))
     if code != 0 and totals.failed == 0:
         totals.fail(f"ctest ended with code {code} although no test is marked failed")
     return totals

@@ -48,6 +48,23 @@ def test_missing_or_broken_file_fails(tmp_path: Path, text: str | None) -> None:
     assert run_tests.read_junit(path, "x").failed == 1
 
 
+def test_cases_of_a_whole_program_count_instead_of_it(tmp_path: Path) -> None:
+    cases = tmp_path / "program.xml"
+    cases.write_text(
+        '<testsuites><testsuite><testcase name="a" status="run"/><testcase name="b" status="run"/>'
+        '<testcase name="c" status="run"><skipped message="t.cc:1&#x0A;needs AVX"/></testcase>'
+        "</testsuite></testsuites>"
+    )
+    path = tmp_path / "junit.xml"
+    path.write_text('<testsuite><testcase name="p" status="run"/><testcase name="q"/></testsuite>')
+    totals = run_tests.read_junit(path, "x", {"p": cases})
+    assert totals.line() == "3 passed, 0 failed, 1 skipped"
+    assert totals.reasons == {"needs AVX": 1}
+    # A program that died after its last case is still a failure.
+    path.write_text('<testsuite><testcase name="p" status="fail"/></testsuite>')
+    assert run_tests.read_junit(path, "x", {"p": cases}).line() == "2 passed, 1 failed, 1 skipped"
+
+
 def test_passed_lines_are_told_from_others() -> None:
     assert run_tests.PASSED_LINE.match("  53/126 Test  #53: I/P.x/47 ....   Passed    0.00 sec")
     assert run_tests.PASSED_LINE.match("  3/126 Test   #3: A.s ....***Skipped   0.00 sec")
