@@ -55,7 +55,7 @@ struct Native {
   static HWY_INLINE Acc load(const uint8_t* p) { return load_bytes(D(), p); }
   static HWY_INLINE Packed pack(Acc v) {
     const hn::Vec<D> nan = hn::BitCast(D(), hn::Set(hn::RebindToUnsigned<D>(), kNan));
-    return hn::IfThenElse(hn::Ne(v, v), nan, v);
+    return hn::IfThenElse(hn::IsNaN(v), nan, v);
   }
   static HWY_INLINE void store(Packed v, uint8_t* p) { store_bytes(D(), v, p); }
 };
@@ -79,7 +79,7 @@ struct Bf16 {
     const VU32 bits = bits_of(v);
     const VU32 even = hn::And(hn::ShiftRight<16>(bits), splat(1));
     const VU32 rounded = hn::Add(hn::Add(bits, splat(0x7FFF)), even);
-    return hn::IfThenElse(hn::RebindMask(DU32(), hn::Ne(v, v)), splat(0x7FC00000U), rounded);
+    return hn::IfThenElse(hn::RebindMask(DU32(), hn::IsNaN(v)), splat(0x7FC00000U), rounded);
   }
   static HWY_INLINE Packed pack(Acc v) {
     return hn::Or(hn::ShiftRight<16>(round(v.a)), hn::And(round(v.b), splat(0xFFFF0000U)));
@@ -136,7 +136,7 @@ HWY_INLINE VU32 narrow(VF32 v, uint32_t largest, uint32_t nan, int sign_bit) {
   const VU32 limit = splat(largest);
   VU32 result = hn::IfThenElse(less(code, limit), code, limit);
   result = hn::Or(result, sign_bit == 15 ? hn::ShiftRight<16>(sign) : hn::ShiftRight<24>(sign));
-  return hn::IfThenElse(hn::RebindMask(DU32(), hn::Ne(v, v)), splat(nan), result);
+  return hn::IfThenElse(hn::RebindMask(DU32(), hn::IsNaN(v)), splat(nan), result);
 }
 
 using DU16Half = hn::Rebind<uint16_t, DU32>;

@@ -63,14 +63,14 @@ struct IntegerMax {
 struct FloatMin {
   template <class V>
   static HWY_INLINE V apply(V a, V b) {
-    const V smaller = hn::IfThenElse(hn::Or(hn::Lt(a, b), hn::Ne(a, a)), a, b);
+    const V smaller = hn::IfThenElse(hn::Or(hn::Lt(a, b), hn::IsNaN(a)), a, b);
     return hn::IfThenElse(hn::Eq(a, b), hn::Or(a, b), smaller);
   }
 };
 struct FloatMax {
   template <class V>
   static HWY_INLINE V apply(V a, V b) {
-    const V larger = hn::IfThenElse(hn::Or(hn::Lt(b, a), hn::Ne(a, a)), a, b);
+    const V larger = hn::IfThenElse(hn::Or(hn::Lt(b, a), hn::IsNaN(a)), a, b);
     return hn::IfThenElse(hn::Eq(a, b), hn::And(a, b), larger);
   }
 };

@@ -1,0 +1,23 @@
+# Each kernel object may define its table and nothing else that another object could share: a function with vague linkage
+# that was compiled for AVX-512 could be chosen by the linker for every processor.
+set(seen 0)
+foreach(object IN LISTS OBJECTS)
+  if(NOT object MATCHES "/host/target_([a-z0-9]+)\\.cc")
+    continue()
+  endif()
+  set(name ${CMAKE_MATCH_1})
+  math(EXPR seen "${seen} + 1")
+  execute_process(COMMAND ${NM} -C --defined-only --extern-only ${object} OUTPUT_VARIABLE symbols
+                  COMMAND_ERROR_IS_FATAL ANY)
+  string(REGEX REPLACE "\n$" "" symbols "${symbols}")
+  string(REPLACE "\n" ";" symbols "${symbols}")
+  foreach(symbol IN LISTS symbols)
+    if(NOT symbol MATCHES "zbccl::kernels::${name}::kTable$|zbccl_hwy_${name}::")
+      message(FATAL_ERROR "${object} defines \"${symbol}\", expected only zbccl::kernels::${name}::kTable")
+    endif()
+  endforeach()
+endforeach()
+if(seen EQUAL 0)
+  message(FATAL_ERROR "no kernel objects among: ${OBJECTS}")
+endif()
+message(STATUS "${seen} kernel objects share nothing")
