@@ -1,9 +1,10 @@
 // Proof of a shared secret by mutual HMAC-SHA256 challenge, independent of the transport (TCP, Unix
 // sockets).
 //
-// Each side sends a 32-byte random nonce; each then proves itself with HMAC(secret, role | own
-// nonce | other's nonce), so that neither a replayed nor a reflected answer is worth anything.
-// Nothing else that a peer sends is parsed before.
+// Each side sends a 32-byte random nonce; each then proves itself with HMAC(secret, role | client's
+// nonce | server's nonce), so that neither a replayed nor a reflected answer is worth anything.
+// Nothing else that a peer sends is parsed before. What follows on the connection is neither
+// encrypted nor signed: who can alter packets between two ranks is trusted. Functions; any thread.
 #pragma once
 
 #include <array>
@@ -22,6 +23,10 @@ using Nonce = std::array<uint8_t, kNonceBytes>;
 using Proof = std::array<uint8_t, kProofBytes>;
 enum class Role : uint8_t { kClient = 1, kServer = 2 };
 
+// HMAC-SHA256 with the secret as the key; what the functions below are made of.
+Result<Proof> hmac(const Secret& secret, std::string_view message);
+
+// From the system's random source.
 Result<Nonce> make_nonce();
 // What `role` must send.
 Result<Proof> make_proof(const Secret& secret, Role role, const Nonce& client, const Nonce& server);

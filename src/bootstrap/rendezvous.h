@@ -21,9 +21,27 @@ struct Rendezvous {
   std::shared_ptr<Store> store;
 };
 
-// Reads ZBCCL_*, torchrun, Slurm, Open MPI, MPICH variables, in that order, and connects; the
-// winner is logged at INFO. With none of them set: one rank on a local store. Half of a set of
-// variables is kInvalidUsage and names the missing one.
+// Collective: reads ZBCCL_*, torchrun, Slurm, Open MPI, MPICH variables, in that order, and
+// connects; the winner is logged at INFO. With none of them set: one rank on a local store. Half of
+// a set of variables is kInvalidUsage and names the missing one. The nth call of every rank is one
+// rendezvous, with keys of its own.
+//
+// Where the ranks meet, by the first of these that holds, and what that is worth:
+// - one rank: nowhere.
+// - ZBCCL_UNIQUE_ID: the TCP store there, which `zbccl run` or zbcclGetUniqueId serves. As private
+//   as the variable: other users of the machine cannot read a process's environment, root can.
+// - ZBCCL_SECRET_FILE, MASTER_ADDR and MASTER_PORT: rank 0 serves a TCP store there. As private as
+//   the file, which must be closed to other users; what each job proves itself with is derived from
+//   it, the job's name and the address, so that one file may serve many jobs.
+// - torchrun: the store of its agent. That has no secret: whoever reaches the port can read and
+//   write it, and everything that the ranks exchange through it.
+// - Slurm, Open MPI, MPICH with all ranks on one machine: rank 0 serves a TCP store on the loopback
+//   interface and leaves its address and a fresh secret in a file of mode 0600 in a directory of
+//   mode 0700 that the user owns (XDG_RUNTIME_DIR/zbccl or TMPDIR/zbccl-UID). As private as the
+//   user's files. The last rank to arrive removes it; a file that an earlier run left is passed
+//   over, since nobody there answers with its secret.
+// - on several machines without either variable: kInvalidUsage. There is no secret to be had, and a
+//   store without one is not served.
 Result<Rendezvous> from_environment(Deadline deadline);
 
 // Collective. Every rank brings `hello` (opaque) and gets everyone's, by rank. Reports to every

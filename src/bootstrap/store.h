@@ -14,8 +14,12 @@
 
 namespace zbccl::bootstrap {
 
-// Any thread; calls of one Store object may block each other. Keys are non-empty and at most 1 KiB,
-// values at most 16 MiB.
+inline constexpr size_t kMaxKeyBytes = 1024;
+inline constexpr size_t kMaxValueBytes = size_t{16} << 20;
+
+// Any thread; calls of one Store object may block each other (the local store's do not). Keys are
+// non-empty and at most kMaxKeyBytes, values at most kMaxValueBytes; anything else is
+// kInvalidArgument. A store that cannot be reached is kNetwork.
 class Store {
  public:
   virtual ~Store() = default;
@@ -23,10 +27,12 @@ class Store {
   // Sets `key`, replacing what was there, and wakes whoever waits for it.
   virtual Status set(std::string_view key, std::string_view value) = 0;
   // Waits until every key exists and returns their values in order; kTimeout names the first key
-  // that is missing.
+  // that is missing, and leaves the store usable. A deadline that has passed still looks once.
   virtual Result<std::vector<std::string>> get(std::span<const std::string> keys,
                                                Deadline deadline) = 0;
-  // Adds to the integer at `key` (0 if absent) and returns the sum. Atomic over all ranks.
+  // Adds to the integer at `key` (0 if absent) and returns the sum. Atomic over all ranks. get()
+  // shows the sum as decimal text; a value that is no such text is kInvalidUsage (kNetwork from a
+  // c10d store, whose server hangs up).
   virtual Result<int64_t> add(std::string_view key, int64_t amount) = 0;
   // "tcp 10.0.0.1:1234", for logs and errors.
   virtual std::string describe() const = 0;
@@ -41,11 +47,20 @@ class Store {
 // A store of this process. Several ranks (threads) share one object.
 std::shared_ptr<Store> make_local_store();
 
-// A client of the store that torchrun serves (torch.distributed.TCPStore, libuv or not).
+// A client of the store that torchrun serves (torch.distributed.TCPStore of PyTorch 2.4 and later,
+// libuv or not). That store has no secret of its own: whoever reaches its port can read and write
+// it.
 Result<std::shared_ptr<Store>> connect_c10d_store(const std::string& host, uint16_t port,
                                                   Deadline deadline);
 
 // Every key gets `prefix` put before it.
 std::shared_ptr<Store> make_prefix_store(std::shared_ptr<Store> store, std::string prefix);
+
+// For implementations: the limits above, and the arithmetic of add() on the stored text (null: no
+// such key).
+Status check_key(std::string_view key);
+Status check_keys(std::span<const std::string> keys);
+Status check_value(std::string_view key, std::string_view value);
+Result<int64_t> add_to_text(std::string_view key, const std::string* current, int64_t amount);
 
 }  // namespace zbccl::bootstrap

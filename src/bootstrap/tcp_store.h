@@ -1,6 +1,7 @@
 // A store over TCP on Asio: one server, a client in each rank. Authenticated by the secret
 // (auth.h), frames versioned and capped in length, a deadline on every connection; strangers are
-// dropped and counted and disturb nobody.
+// dropped and counted and disturb nobody. The server may be asked from any thread; in a process
+// that was forked from its own it must not be used.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,11 @@ class TcpStoreServer {
   virtual uint16_t port() const = 0;
   virtual uint64_t strangers_dropped() const = 0;
   virtual size_t clients() const = 0;  // authenticated and connected now
+
+  // Stops by itself once no client is connected. Does not block.
+  virtual void stop_when_idle() = 0;
+  // Takes that back; false if it has stopped already.
+  virtual bool keep_serving() = 0;
 };
 
 // Retries until the server answers or the deadline passes. A wrong secret is kInvalidUsage at once,

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -25,5 +26,11 @@ struct UniqueId {
 
 // From the system's random source.
 Result<Secret> make_secret();
+// 64 hexadecimal digits.
+std::string to_hex(const Secret& secret);
+std::optional<Secret> secret_from_hex(std::string_view text);
+
+// "10.0.0.1:1234", "[::1]:1234".
+std::string endpoint_text(std::string_view host, uint16_t port);
 
 }  // namespace zbccl::bootstrap

@@ -1,0 +1,256 @@
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <asio/io_context.hpp>
+#include <asio/ip/tcp.hpp>
+#include <asio/ip/v6_only.hpp>
+#include <asio/post.hpp>
+#include <asio/steady_timer.hpp>
+#include <atomic>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+#include "base/log.h"
+#include "bootstrap/tcp_store.h"
+#include "bootstrap/tcp_store_session.h"
+
+namespace zbccl::bootstrap {
+namespace {
+
+using asio::ip::tcp;
+
+// How many connections may be in their handshake at once; the oldest makes room. A flood of
+// strangers thus takes no more descriptors than this.
+constexpr size_t kMaxHandshakes = 128;
+// After an accept that failed, for lack of descriptors for example.
+constexpr Milliseconds kAcceptPause(20);
+
+class Server final : public TcpStoreServer, public SessionHost {
+ public:
+  explicit Server(const Secret& secret)
+      : process_(::getpid()), host_secret_(secret), acceptor_(io_), accept_pause_(io_) {}
+
+  ~Server() override {
+    io_.stop();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  Status listen(const std::string& host, uint16_t port);
+  void serve() {
+    thread_ = std::thread([this] { run(); });
+  }
+  pid_t process() const { return process_; }
+
+  uint16_t port() const override { return port_; }
+  uint64_t strangers_dropped() const override { return strangers_; }
+  size_t clients() const override { return client_count_; }
+
+  void stop_when_idle() override {
+    const std::lock_guard lock(idle_mutex_);
+    stop_when_idle_ = true;
+    asio::post(io_, [this] { stop_if_idle(); });
+  }
+
+  bool keep_serving() override {
+    const std::lock_guard lock(idle_mutex_);
+    stop_when_idle_ = false;
+    return !stopped_;
+  }
+
+ private:
+  Status bind_to(const tcp::endpoint& endpoint);
+  void run();
+  void accept();
+  void on_accept(std::error_code failure, tcp::socket socket);
+  void stop_if_idle();
+  void count_stranger(std::string_view peer, std::string_view why);
+
+  // SessionHost, called on the server's thread.
+  const Secret& secret() const override { return host_secret_; }
+  StoreTable& table() override { return table_; }
+  void on_authenticated(Session& session) override;
+  void on_closed(Session& session, bool authenticated, std::string_view why) override;
+
+  const pid_t process_;
+  const Secret host_secret_;
+  uint16_t port_ = 0;
+  std::atomic<uint64_t> strangers_{0};
+  std::atomic<size_t> client_count_{0};
+  std::mutex idle_mutex_;
+  bool stop_when_idle_ = false;
+  bool stopped_ = false;
+
+  // Declared before everything that belongs to it, so that it goes last.
+  asio::io_context io_{1};
+  tcp::acceptor acceptor_;
+  asio::steady_timer accept_pause_;
+  StoreTable table_;
+  SessionList handshakes_;  // oldest first
+  SessionList clients_;
+  std::thread thread_;
+};
+
+Status Server::bind_to(const tcp::endpoint& endpoint) {
+  const int fd = ::socket(endpoint.protocol().family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return system_error("socket", errno);
+  std::error_code failure;
+  acceptor_.assign(endpoint.protocol(), fd, failure);
+  if (failure) {
+    ::close(fd);
+    return error(Code::kSystem, "listening socket: {}", failure.message());
+  }
+  // A run that has just ended leaves connections in TIME_WAIT on a fixed port.
+  acceptor_.set_option(tcp::acceptor::reuse_address(true), failure);
+  if (endpoint.address().is_v6() && endpoint.address().is_unspecified()) {
+    acceptor_.set_option(asio::ip::v6_only(false), failure);
+  }
+  acceptor_.bind(endpoint, failure);
+  if (!failure) acceptor_.listen(asio::socket_base::max_listen_connections, failure);
+  if (failure) {
+    std::error_code ignored;
+    acceptor_.close(ignored);
+    return error(Code::kNetwork, "cannot listen on {}: {}",
+                 endpoint_text(endpoint.address().to_string(), endpoint.port()), failure.message());
+  }
+  port_ = acceptor_.local_endpoint(failure).port();
+  return {};
+}
+
+Status Server::listen(const std::string& host, uint16_t port) {
+  if (host.empty()) {
+    // One socket for both families; machines without IPv6 get the older one.
+    if (bind_to(tcp::endpoint(tcp::v6(), port)).ok()) return {};
+    return bind_to(tcp::endpoint(tcp::v4(), port));
+  }
+  std::error_code failure;
+  const asio::ip::address address = asio::ip::make_address(host, failure);
+  if (failure) {
+    return error(Code::kInvalidArgument, "cannot listen on \"{}\": it is no numeric address", host);
+  }
+  return bind_to(tcp::endpoint(address, port));
+}
+
+void Server::run() {
+  // The application's signal handlers have nothing to do here.
+  sigset_t all;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
+  ::pthread_setname_np(::pthread_self(), "zbccl-store");
+  accept();
+  while (!io_.stopped()) {
+    try {
+      io_.run();
+    } catch (const std::exception& failure) {
+      // Out of memory in one connection's handler must not take the other ranks' store away.
+      log::warn(log::Subsys::kNet, "store at port {}: {}", port_, failure.what());
+    }
+  }
+}
+
+void Server::accept() {
+  acceptor_.async_accept([this](std::error_code failure, tcp::socket socket) {
+    on_accept(failure, std::move(socket));
+  });
+}
+
+void Server::on_accept(std::error_code failure, tcp::socket socket) {
+  if (failure == asio::error::operation_aborted) return;
+  if (failure) {
+    log::info(log::Subsys::kNet, "store at port {}: accept: {}", port_, failure.message());
+    // Out of descriptors, most likely: a stranger's may go.
+    if (!handshakes_.empty()) handshakes_.front()->close("room was needed");
+    accept_pause_.expires_after(kAcceptPause);
+    accept_pause_.async_wait([this](std::error_code stopped) {
+      if (!stopped) accept();
+    });
+    return;
+  }
+  (void)::fcntl(socket.native_handle(), F_SETFD, FD_CLOEXEC);
+  auto session = std::make_shared<Session>(std::move(socket), *this);
+  session->place = handshakes_.insert(handshakes_.end(), session);
+  session->start();
+  if (handshakes_.size() > kMaxHandshakes) handshakes_.front()->close("room was needed");
+  accept();
+}
+
+void Server::on_authenticated(Session& session) {
+  clients_.splice(clients_.end(), handshakes_, session.place);
+  ++client_count_;
+  log::trace(log::Subsys::kNet, "store at port {}: {} joined, {} clients", port_, session.peer(),
+             client_count_.load());
+}
+
+void Server::on_closed(Session& session, bool authenticated, std::string_view why) {
+  if (authenticated) {
+    --client_count_;
+    log::trace(log::Subsys::kNet, "store at port {}: {} left: {}", port_, session.peer(), why);
+    clients_.erase(session.place);
+    stop_if_idle();
+  } else {
+    count_stranger(session.peer(), why);
+    handshakes_.erase(session.place);
+  }
+}
+
+void Server::count_stranger(std::string_view peer, std::string_view why) {
+  const uint64_t count = ++strangers_;
+  // A flood of strangers is not to flood the log: all of the first, then each power of two.
+  if (count <= 16 || (count & (count - 1)) == 0) {
+    log::info(log::Subsys::kNet, "store at port {}: dropped stranger {} from {}: {}", port_, count,
+              peer, why);
+  }
+}
+
+void Server::stop_if_idle() {
+  const std::lock_guard lock(idle_mutex_);
+  if (!stop_when_idle_ || stopped_ || client_count_ > 0) return;
+  stopped_ = true;
+  std::error_code ignored;
+  acceptor_.close(ignored);
+  while (!handshakes_.empty()) handshakes_.front()->close("the store has stopped");
+  io_.stop();
+}
+
+// A process that was forked from the server's has no thread to join, and shares the kernel's event
+// queue with its parent: there the object is left alone.
+struct StopInOwnProcess {
+  void operator()(Server* server) const {
+    if (server->process() == ::getpid()) delete server;
+  }
+};
+
+// Gives the guarded server the interface's plain ownership.
+class GuardedServer final : public TcpStoreServer {
+ public:
+  explicit GuardedServer(std::unique_ptr<Server, StopInOwnProcess> server)
+      : server_(std::move(server)) {}
+  uint16_t port() const override { return server_->port(); }
+  uint64_t strangers_dropped() const override { return server_->strangers_dropped(); }
+  size_t clients() const override { return server_->clients(); }
+  void stop_when_idle() override { server_->stop_when_idle(); }
+  bool keep_serving() override { return server_->keep_serving(); }
+
+ private:
+  std::unique_ptr<Server, StopInOwnProcess> server_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<TcpStoreServer>> TcpStoreServer::start(const std::string& host,
+                                                              uint16_t port, const Secret& secret) {
+  try {
+    std::unique_ptr<Server, StopInOwnProcess> server(new Server(secret));
+    ZBCCL_RETURN_IF_ERROR(server->listen(host, port));
+    server->serve();
+    return std::unique_ptr<TcpStoreServer>(std::make_unique<GuardedServer>(std::move(server)));
+  } catch (const std::system_error& failure) {
+    return system_error("store server", failure.code().value());
+  }
+}
+
+}  // namespace zbccl::bootstrap
