@@ -1,0 +1,31 @@
+// What the subcommands of `zbccl` share. Each has a file of its own and adds itself to the command
+// line.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <stdexcept>
+
+namespace zbccl::tools {
+
+inline constexpr int kSuccess = 0;
+inline constexpr int kFailure = 1;
+inline constexpr int kUsage = 2;  // the command line is wrong; nothing was started
+
+// A wrong command line: the message is printed, and kUsage returned.
+class UsageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// What the chosen subcommand does; returns the exit code.
+using Action = std::function<int()>;
+
+void add_perf(CLI::App& app, Action& action);
+void add_run(CLI::App& app, Action& action);
+void add_doctor(CLI::App& app, Action& action);
+void add_env(CLI::App& app, Action& action);
+void add_topo(CLI::App& app, Action& action);
+void add_version(CLI::App& app, Action& action);
+
+}  // namespace zbccl::tools

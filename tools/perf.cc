@@ -1,0 +1,125 @@
+// `zbccl perf OP`: measures and checks one operation, with nccl-tests' columns.
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <zbccl/zbccl.hpp>
+
+#include "command.h"
+#include "launch/launcher.h"
+#include "launch/program.h"
+#include "perf/bench.h"
+#include "perf/options.h"
+#include "topology/machine.h"
+
+namespace zbccl::tools {
+namespace {
+
+bool all_set(std::initializer_list<const char*> names) {
+  return std::all_of(names.begin(), names.end(), [](const char* name) {
+    const char* value = std::getenv(name);
+    return value != nullptr && *value != '\0';
+  });
+}
+
+// True if a launcher has started this process as one of several: it then joins that job.
+bool in_job() {
+  return all_set({"ZBCCL_RANK", "ZBCCL_WORLD_SIZE"}) ||
+         all_set({"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}) ||
+         all_set({"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID"}) ||
+         all_set({"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"}) ||
+         all_set({"PMI_RANK", "PMI_SIZE"});
+}
+
+int run_rank(const PerfArguments& arguments) {
+  int rank = -1;
+  try {
+    Communicator comm = Communicator::from_environment();
+    rank = comm.rank();
+    if (arguments.ranks != 0 && arguments.ranks != comm.size()) {
+      throw UsageError(fmt::format("--ranks {}: this job has {} ranks; leave the option out",
+                                   arguments.ranks, comm.size()));
+    }
+    const PerfOptions options = check_arguments(arguments, comm.size());
+    const uint64_t wrong = run_bench(comm, options);
+    comm.destroy();
+    return wrong == 0 ? kSuccess : kFailure;
+  } catch (const UsageError&) {
+    throw;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "zbccl perf: rank %d: %s\n", rank, error.what());
+    return kFailure;
+  }
+}
+
+// This process's command line as it stands: the ranks read it again.
+std::vector<std::string> own_arguments() {
+  std::ifstream file("/proc/self/cmdline", std::ios::binary);
+  std::vector<std::string> arguments;
+  for (std::string argument; std::getline(file, argument, '\0');) arguments.push_back(argument);
+  if (arguments.empty())
+    throw std::runtime_error("/proc/self/cmdline cannot be read; is /proc mounted?");
+  return arguments;
+}
+
+int run_perf(const PerfArguments& arguments) {
+  if (in_job()) return run_rank(arguments);
+  const int cores = static_cast<int>(topology::usable_cpus().size());
+  const int ranks = arguments.ranks != 0 ? arguments.ranks : std::clamp(cores, 2, kMaxPerfRanks);
+  (void)check_arguments(arguments, ranks);
+  // Each rank is a fresh program: nothing of this process is inherited but its environment.
+  Job job;
+  job.caller = "zbccl perf";
+  job.program = own_path();
+  job.arguments = own_arguments();
+  job.ranks = ranks;
+  job.prefix = false;
+  return launch(job);
+}
+
+}  // namespace
+
+void add_perf(CLI::App& app, Action& action) {
+  auto a = std::make_shared<PerfArguments>();
+  CLI::App* command =
+      app.add_subcommand("perf",
+                         "Measures and checks one operation, with nccl-tests' columns. Started by "
+                         "zbccl run or torchrun "
+                         "it joins that job, else it starts --ranks processes itself.");
+  command
+      ->add_option("OP", a->op,
+                   "all_reduce, all_gather, reduce_scatter, broadcast, sendrecv or barrier")
+      ->required();
+  command->add_option("--ranks", a->ranks, "Processes (default: the cores in reach, at least 2)")
+      ->check(CLI::Range(1, kMaxPerfRanks));
+  command->add_option("--device", a->device, "Where the data lies: host");
+  command->add_option("-b,--minbytes", a->min_bytes, "Smallest size (1K)");
+  command->add_option("-e,--maxbytes", a->max_bytes, "Largest size (64M)");
+  command->add_option("-f,--stepfactor", a->factor, "Factor from size to size (2)");
+  command
+      ->add_option("-d,--datatype", a->types,
+                   "Types, separated by commas, or all (bf16; with --compare f32)")
+      ->delimiter(',');
+  command->add_option("-o,--op", a->redops, "Operators, separated by commas, or all (sum)")
+      ->delimiter(',');
+  command
+      ->add_option("-n,--iters", a->iterations,
+                   "Timed calls for each size (default: 5 to 20000, as fit in 0.3 s)")
+      ->check(CLI::Range(1, kMaxIterations));
+  command->add_option("-w,--warmup", a->warmup, "Calls before them (5)")
+      ->check(CLI::Range(0, kMaxIterations));
+  command->add_option("--root,-r", a->root, "Root of a broadcast (0)");
+  command->add_flag("--in-place", a->in_place, "Only in place (default: both)");
+  command->add_flag("--out-of-place", a->out_of_place, "Only out of place (default: both)");
+  command->add_flag("--check", a->check, "Verify every element on every rank, to the last bit");
+  command->add_flag("--unregistered", a->unregistered, "Use plain memory from malloc");
+  command->add_option("--compare", a->compare, "Measure another library in turn: gloo");
+  command->add_option("--json", a->json_path, "Also write the rows to this file");
+  command->callback([&action, a] { action = [a] { return run_perf(*a); }; });
+}
+
+}  // namespace zbccl::tools

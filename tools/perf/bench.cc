@@ -1,0 +1,351 @@
+#include "perf/bench.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <optional>
+#include <thread>
+
+#include "perf/compare.h"
+#include "perf/data.h"
+#include "perf/report.h"
+#include "perf/series.h"
+
+namespace zbccl::tools {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr double kSeriesSeconds = 0.3;
+constexpr int kMinCalls = 5;
+constexpr int kMaxCalls = 20'000;
+constexpr int kCompareRounds = 4;
+constexpr int kBarrierChecks = 20;
+
+// A benchmark's buffer: registered, or like any program's.
+class Memory {
+ public:
+  Memory(size_t bytes, bool registered) {
+    bytes = std::max<size_t>(bytes, 1);
+    if (registered) {
+      registered_ = Buffer<std::byte>(bytes);
+      return;
+    }
+    plain_.reset(std::malloc(bytes));
+    if (plain_ == nullptr) throw std::bad_alloc();
+  }
+  void* data() const { return plain_ != nullptr ? plain_.get() : registered_.data(); }
+
+ private:
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  Buffer<std::byte> registered_;
+  std::unique_ptr<void, Free> plain_;
+};
+
+// One row's call in one placement.
+struct Variant {
+  CallSpec spec;
+  Shape shape;
+  size_t element = 1;
+  Buffers buffers;
+  bool in_place = false;
+};
+
+class Bench {
+ public:
+  Bench(Communicator& comm, const PerfOptions& options)
+      : comm_(comm),
+        options_(options),
+        rank_(comm.rank()),
+        ranks_(comm.size()),
+        first_(options.max_bytes, !options.unregistered),
+        second_(options.max_bytes, !options.unregistered),
+        report_(options, ranks_) {
+    if (options.compare.empty()) return;
+    group_ = {rank_, ranks_, [this](const std::string& text) { return exchange(text); }};
+    comparison_ = open_comparison(options.compare, group_);
+  }
+
+  uint64_t run() {
+    if (rank_ == 0) report_.print_header();
+    for (const zbcclDataType_t type : types()) {
+      for (const zbcclRedOp_t redop : redops()) {
+        for (const size_t bytes : sizes_of(options_))
+          run_row({options_.op, type, redop, options_.root}, bytes);
+      }
+    }
+    if (rank_ == 0) report_.print_footer();
+    if (rank_ == 0) report_.write_json();
+    comm_.barrier();
+    return wrong_;
+  }
+
+ private:
+  std::vector<zbcclDataType_t> types() const {
+    return has_data(options_.op) ? options_.types : std::vector{zbcclUint8};
+  }
+  std::vector<zbcclRedOp_t> redops() const {
+    return reduces(options_.op) ? options_.redops : std::vector{zbcclSum};
+  }
+
+  void run_row(const CallSpec& spec, size_t bytes) {
+    Variant out = {spec, {}, zbcclTypeSize(spec.type), {}, false};
+    out.shape = shape_of(spec.op, bytes, out.element, ranks_);
+    out.buffers = {first_.data(), second_.data()};
+    Variant in = out;
+    in.in_place = true;
+    in.buffers = in_place_buffers(spec.op, second_.data(), in.shape, in.element, rank_);
+
+    Row row;
+    row.op = spec.op;
+    row.ranks = ranks_;
+    row.type = spec.type;
+    row.redop = spec.redop;
+    row.root = spec.root;
+    row.bytes = out.shape.larger() * out.element;
+    row.count = out.shape.count;
+    measure(out, in, row);
+    for (const auto* measurement : {&row.out_of_place, &row.in_place}) {
+      if (*measurement) wrong_ += (*measurement)->wrong.value_or(0);
+    }
+    if (rank_ == 0) report_.add(row);
+  }
+
+  void measure(const Variant& out, const Variant& in, Row& row) {
+    std::optional<uint64_t> wrong_out = checked(out, options_.out_of_place);
+    std::optional<uint64_t> wrong_in = checked(in, options_.in_place);
+    const Variant& compared = options_.out_of_place ? out : in;
+    const bool compares = prepare_comparison(compared);
+    const auto run_out = [&] { run_call(out); };
+    const auto run_in = [&] { run_call(in); };
+    const auto run_compared = [&] { comparison_->run(); };
+    fill(in);
+    fill(out);
+    // In place the calls work on their own results; nothing in them takes longer for it.
+    const int calls_out = options_.out_of_place ? warm_up(run_out) : 0;
+    const int calls_in = options_.in_place ? warm_up(run_in) : 0;
+    const int calls_compared = compares ? warm_up(run_compared) : 0;
+
+    Series series_out;
+    Series series_in;
+    Series series_compared;
+    const zbcclCommStats_t before = comm_.stats();
+    const int rounds = compares ? kCompareRounds : 1;
+    for (int round = 0; round < rounds; ++round) {
+      const auto share = [&](int calls) {
+        return static_cast<int>(int64_t{calls} * (round + 1) / rounds -
+                                int64_t{calls} * round / rounds);
+      };
+      series_out.run_batch(comm_, share(calls_out), run_out);
+      if (round + 1 == rounds && options_.out_of_place) row.algorithm = comm_.last_algorithm();
+      series_in.run_batch(comm_, share(calls_in), run_in);
+      if (round + 1 == rounds && !options_.out_of_place) row.algorithm = comm_.last_algorithm();
+      series_compared.run_batch(comm_, share(calls_compared), run_compared);
+    }
+    const zbcclCommStats_t after = comm_.stats();
+
+    const auto calls = static_cast<uint64_t>(calls_out + calls_in);
+    const std::vector<uint64_t> sums =
+        sum_over_ranks({after.staged_bytes - before.staged_bytes,
+                        after.landing_bytes - before.landing_bytes, memory_report().held_bytes});
+    // Rounded up: what happened once must not show as never.
+    row.staged_bytes = (sums[0] + calls - 1) / calls;
+    row.landing_bytes = (sums[1] + calls - 1) / calls;
+    row.held_bytes = sums[2];
+    if (options_.out_of_place) row.out_of_place = {series_out.timing(comm_), wrong_out};
+    if (options_.in_place) row.in_place = {series_in.timing(comm_), wrong_in};
+    if (compares) row.compare = series_compared.timing(comm_);
+    // Once more, with other data, after all those calls.
+    add_checked(out, row.out_of_place);
+    add_checked(in, row.in_place);
+  }
+
+  void run_call(const Variant& variant) {
+    call(comm_, variant.spec, variant.buffers, variant.shape.count, rank_, ranks_);
+  }
+
+  // Collective: the calls that a series is to have, on every rank the same number.
+  int warm_up(const std::function<void()>& call) {
+    std::vector<double> seconds;
+    const int calls = std::max(options_.warmup, options_.iterations > 0 ? 0 : 1);
+    for (int i = 0; i < calls; ++i) {
+      const auto begin = Clock::now();
+      call();
+      seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+    }
+    if (options_.iterations > 0) return options_.iterations;
+    std::sort(seconds.begin(), seconds.end());
+    const double median = std::max(seconds[seconds.size() / 2], 1e-9);
+    Buffer<int64_t> agreed(1);
+    agreed[0] =
+        std::clamp(static_cast<int>(std::min(kSeriesSeconds / median, 1e9)), kMinCalls, kMaxCalls);
+    comm_.broadcast(agreed.span(), 0);
+    return static_cast<int>(agreed[0]);
+  }
+
+  // ---- data
+
+  ReductionData reduction(const Variant& variant) const {
+    return ReductionData(variant.spec.type, variant.spec.redop, ranks_, seed_);
+  }
+
+  // Writes the input, and over everything else of the output.
+  void fill(const Variant& variant) const {
+    const CallSpec& spec = variant.spec;
+    if (!has_data(spec.op)) return;
+    poison(variant.shape.recv * variant.element, variant.buffers.recv);
+    if (reduces(spec.op)) {
+      reduction(variant).fill(rank_, 0, variant.shape.send, variant.buffers.send);
+    } else if (spec.op != Op::kBroadcast || rank_ == spec.root) {
+      fill_bits(seed_, rank_, variant.shape.send * variant.element, variant.buffers.send);
+    } else if (!variant.in_place) {
+      poison(variant.shape.send * variant.element, variant.buffers.send);
+    }
+  }
+
+  uint64_t wrong_output(const Variant& variant, const void* output) const {
+    const size_t count = variant.shape.count;
+    const size_t element = variant.element;
+    const auto* bytes = static_cast<const std::byte*>(output);
+    uint64_t wrong = 0;
+    switch (variant.spec.op) {
+      case Op::kAllReduce: return reduction(variant).wrong_result(0, count, output);
+      case Op::kReduceScatter:
+        return reduction(variant).wrong_result(static_cast<size_t>(rank_) * count, count, output);
+      case Op::kAllGather:
+        for (int r = 0; r < ranks_; ++r) {
+          wrong += wrong_bits(seed_, r, count, element,
+                              bytes + static_cast<size_t>(r) * count * element);
+        }
+        return wrong;
+      case Op::kBroadcast: return wrong_bits(seed_, variant.spec.root, count, element, output);
+      case Op::kSendRecv:
+        return wrong_bits(seed_, (rank_ + ranks_ - 1) % ranks_, count, element, output);
+      case Op::kBarrier: break;
+    }
+    return 0;
+  }
+
+  // A call that wrote into its input, where that is not its output.
+  uint64_t wrong_input(const Variant& variant) const {
+    const CallSpec& spec = variant.spec;
+    if (variant.in_place || (spec.op == Op::kBroadcast && rank_ != spec.root)) return 0;
+    if (reduces(spec.op)) {
+      return reduction(variant).wrong_input(rank_, 0, variant.shape.send, variant.buffers.send);
+    }
+    return wrong_bits(seed_, rank_, variant.shape.send, variant.element, variant.buffers.send);
+  }
+
+  // Collective: wrong elements on all ranks after one call with data of its own.
+  std::optional<uint64_t> checked(const Variant& variant, bool wanted) {
+    if (!options_.check || !wanted) return std::nullopt;
+    if (!has_data(variant.spec.op)) return early_leavers();
+    ++seed_;
+    fill(variant);
+    run_call(variant);
+    const uint64_t wrong = wrong_output(variant, variant.buffers.recv) + wrong_input(variant);
+    return sum_over_ranks({wrong})[0];
+  }
+
+  void add_checked(const Variant& variant, std::optional<Measurement>& measurement) {
+    if (!measurement || !measurement->wrong) return;
+    *measurement->wrong += checked(variant, true).value_or(0);
+  }
+
+  // Ranks that left a barrier before the last one had entered it. All read the same clock.
+  uint64_t early_leavers() {
+    uint64_t early = 0;
+    const auto now = [] {
+      return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
+          .count();
+    };
+    for (int i = 0; i < kBarrierChecks; ++i) {
+      std::this_thread::sleep_for(std::chrono::microseconds((rank_ * 7 + i * 13) % 11 * 100));
+      Buffer<int64_t> last_entry(1);
+      last_entry[0] = now();
+      comm_.barrier();
+      const int64_t left = now();
+      comm_.all_reduce(last_entry.span(), zbcclMax);
+      early += left < last_entry[0];
+    }
+    return sum_over_ranks({early})[0];
+  }
+
+  // ---- the other library
+
+  bool prepare_comparison(const Variant& variant) {
+    if (comparison_ == nullptr ||
+        !comparison_->prepare(variant.spec, variant.buffers, variant.shape)) {
+      return false;
+    }
+    if (!options_.check || !has_data(variant.spec.op)) return true;
+    ++seed_;
+    fill(variant);
+    comm_.barrier();
+    comparison_->run();
+    const void* output =
+        comparison_->result_in_input() ? variant.buffers.send : variant.buffers.recv;
+    const uint64_t wrong = sum_over_ranks({wrong_output(variant, output)})[0];
+    if (wrong != 0 && rank_ == 0) {
+      fmt::print(stderr, "zbccl perf: {} gives {} wrong elements here and is left out of the row\n",
+                 options_.compare, wrong);
+    }
+    return wrong == 0;
+  }
+
+  // ---- between ranks
+
+  std::vector<uint64_t> sum_over_ranks(const std::vector<uint64_t>& values) {
+    Buffer<uint64_t> sums(values.size());
+    std::copy(values.begin(), values.end(), sums.begin());
+    comm_.all_reduce(sums.span(), zbcclSum);
+    return {sums.begin(), sums.end()};
+  }
+
+  std::vector<std::string> exchange(const std::string& text) {
+    Buffer<uint64_t> longest(1);
+    longest[0] = text.size();
+    comm_.all_reduce(longest.span(), zbcclMax);
+    const size_t slot = sizeof(uint64_t) + longest[0];
+    Buffer<std::byte> mine(slot);
+    Buffer<std::byte> all(slot * static_cast<size_t>(ranks_));
+    const uint64_t size = text.size();
+    std::memcpy(mine.data(), &size, sizeof size);
+    std::memcpy(mine.data() + sizeof size, text.data(), text.size());
+    comm_.all_gather(mine.data(), all.data(), slot, zbcclUint8);
+    std::vector<std::string> texts;
+    for (const std::byte* at = all.begin(); at != all.end(); at += slot) {
+      uint64_t length = 0;
+      std::memcpy(&length, at, sizeof length);
+      texts.emplace_back(reinterpret_cast<const char*>(at + sizeof length), length);
+    }
+    return texts;
+  }
+
+  Communicator& comm_;
+  const PerfOptions& options_;
+  const int rank_;
+  const int ranks_;
+  Memory first_;
+  Memory second_;
+  Report report_;
+  CompareGroup group_;
+  std::unique_ptr<Comparison> comparison_;
+  uint64_t seed_ = 0;
+  uint64_t wrong_ = 0;
+};
+
+}  // namespace
+
+uint64_t run_bench(Communicator& comm, const PerfOptions& options) {
+  return Bench(comm, options).run();
+}
+
+}  // namespace zbccl::tools

@@ -1,0 +1,50 @@
+#include "perf/compare.h"
+
+#include <dlfcn.h>
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include "command.h"
+#include "launch/program.h"
+
+namespace zbccl::tools {
+namespace {
+
+std::string module_path() {
+  const std::string self = own_path();
+  const std::string folder = self.substr(0, self.rfind('/'));
+  return folder + "/../lib/zbccl_compare_gloo.so";
+}
+
+OpenComparison load(const std::string& name) {
+  if (name != "gloo") {
+    throw UsageError(fmt::format("--compare {}: expected gloo", name));
+  }
+  const std::string path = module_path();
+  if (access(path.c_str(), F_OK) != 0) {
+    throw UsageError(
+        "--compare gloo: this command was built without gloo. Install the package libgloo-dev "
+        "(Debian, Ubuntu) and build again. PyTorch's gloo is not used by this command: where only "
+        "PyTorch is there, time torch.distributed with the gloo backend instead.");
+  }
+  // Never closed: gloo's threads and statics live as long as the process.
+  void* module = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  void* symbol = module != nullptr ? dlsym(module, kComparisonSymbol) : nullptr;
+  if (symbol == nullptr) {
+    const char* why = dlerror();
+    throw UsageError(
+        fmt::format("--compare gloo: {} cannot be loaded ({}); install the package libgloo0", path,
+                    why != nullptr ? why : "unknown reason"));
+  }
+  return reinterpret_cast<OpenComparison>(symbol);
+}
+
+}  // namespace
+
+void check_comparison(const std::string& name) { (void)load(name); }
+
+std::unique_ptr<Comparison> open_comparison(const std::string& name, const CompareGroup& group) {
+  return std::unique_ptr<Comparison>(load(name)(group));
+}
+
+}  // namespace zbccl::tools

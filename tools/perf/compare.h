@@ -1,0 +1,41 @@
+// Another library beside zbccl, in the same run. It lives in a module of its own, loaded at run
+// time, so that the command works without it.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "perf/operation.h"
+
+namespace zbccl::tools {
+
+struct CompareGroup {
+  int rank = 0;
+  int ranks = 1;
+  // Collective: every rank's text, by rank.
+  std::function<std::vector<std::string>(const std::string&)> exchange;
+};
+
+// One rank's membership. One thread.
+class Comparison {
+ public:
+  virtual ~Comparison() = default;
+  // False where the library has no such operation, type or operator; else run() makes that call.
+  // The buffers stay valid until the next prepare().
+  virtual bool prepare(const CallSpec& spec, const Buffers& buffers, const Shape& shape) = 0;
+  virtual void run() = 0;
+  // True where run() writes its result over the input: the output buffer then stays as it was.
+  virtual bool result_in_input() const = 0;
+};
+
+// Throws UsageError unless `name` can be compared with.
+void check_comparison(const std::string& name);
+std::unique_ptr<Comparison> open_comparison(const std::string& name, const CompareGroup& group);
+
+// What the module exports, under kComparisonSymbol.
+using OpenComparison = Comparison* (*)(const CompareGroup& group);
+inline constexpr const char* kComparisonSymbol = "zbccl_open_comparison";
+
+}  // namespace zbccl::tools

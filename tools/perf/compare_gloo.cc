@@ -1,0 +1,232 @@
+// gloo beside zbccl: the calls that a user of gloo would make, over TCP on the loopback. Every
+// operation is prepared once for each size and then only run, which spares gloo what can be spared.
+
+#include <gloo/allgather.h>
+#include <gloo/allreduce.h>
+#include <gloo/barrier.h>
+#include <gloo/broadcast.h>
+#include <gloo/math.h>
+#include <gloo/reduce_scatter.h>
+#include <gloo/rendezvous/context.h>
+#include <gloo/rendezvous/store.h>
+#include <gloo/transport/tcp/device.h>
+#include <gloo/types.h>
+
+#include <chrono>
+#include <climits>
+#include <map>
+#include <stdexcept>
+
+#include "perf/compare.h"
+
+namespace zbccl::tools {
+namespace {
+
+constexpr std::chrono::seconds kTimeout{120};
+
+// The addresses of gloo's ranks, passed on over zbccl: what has been set since the last look-up is
+// exchanged at the next one, at which all ranks arrive.
+class ExchangeStore : public gloo::rendezvous::Store {
+ public:
+  explicit ExchangeStore(const CompareGroup& group) : group_(group) {}
+
+  void set(const std::string& key, const std::vector<char>& data) override {
+    fresh_ += std::to_string(key.size()) + ' ' + std::to_string(data.size()) + ' ' + key;
+    fresh_.append(data.data(), data.size());
+  }
+  std::vector<char> get(const std::string& key) override {
+    exchange();
+    const auto it = values_.find(key);
+    if (it == values_.end()) throw std::runtime_error("gloo: no rank has set " + key);
+    return it->second;
+  }
+  void wait(const std::vector<std::string>&) override { exchange(); }
+  void wait(const std::vector<std::string>&, const std::chrono::milliseconds&) override {
+    exchange();
+  }
+
+ private:
+  void exchange() {
+    if (fresh_.empty()) return;
+    for (const std::string& text : group_.exchange(fresh_)) parse(text);
+    fresh_.clear();
+  }
+  void parse(const std::string& text) {
+    for (size_t at = 0; at < text.size();) {
+      size_t used = 0;
+      const size_t key_size = std::stoul(text.substr(at), &used);
+      at += used + 1;
+      const size_t data_size = std::stoul(text.substr(at), &used);
+      at += used + 1;
+      const std::string key = text.substr(at, key_size);
+      at += key_size;
+      values_[key] = std::vector<char>(text.begin() + static_cast<ptrdiff_t>(at),
+                                       text.begin() + static_cast<ptrdiff_t>(at + data_size));
+      at += data_size;
+    }
+  }
+
+  const CompareGroup& group_;
+  std::string fresh_;
+  std::map<std::string, std::vector<char>> values_;
+};
+
+using Reduce = void (*)(void*, const void*, const void*, size_t);
+
+template <typename T>
+Reduce reduce_of(zbcclRedOp_t redop) {
+  switch (redop) {
+    case zbcclSum: return &gloo::sum<T>;
+    case zbcclProd: return &gloo::product<T>;
+    case zbcclMin: return &gloo::min<T>;
+    case zbcclMax: return &gloo::max<T>;
+    default: return nullptr;
+  }
+}
+
+template <typename T>
+const gloo::ReductionFunction<T>* function_of(zbcclRedOp_t redop) {
+  switch (redop) {
+    case zbcclSum: return gloo::ReductionFunction<T>::sum;
+    case zbcclProd: return gloo::ReductionFunction<T>::product;
+    case zbcclMin: return gloo::ReductionFunction<T>::min;
+    case zbcclMax: return gloo::ReductionFunction<T>::max;
+    default: return nullptr;
+  }
+}
+
+// Calls use(T()) with the type that gloo computes in; false for a type that it does not know.
+template <typename Use>
+bool with_type(zbcclDataType_t type, Use&& use) {
+  switch (type) {
+    case zbcclFloat32: return use(float());
+    case zbcclFloat64: return use(double());
+    case zbcclFloat16: return use(gloo::float16());
+    case zbcclInt8: return use(int8_t());
+    case zbcclUint8: return use(uint8_t());
+    case zbcclInt32: return use(int32_t());
+    case zbcclUint32: return use(uint32_t());
+    case zbcclInt64: return use(int64_t());
+    case zbcclUint64: return use(uint64_t());
+    default: return false;
+  }
+}
+
+class GlooComparison : public Comparison {
+ public:
+  explicit GlooComparison(const CompareGroup& group) : rank_(group.rank), ranks_(group.ranks) {
+    gloo::transport::tcp::attr attributes;
+    attributes.hostname = "127.0.0.1";
+    auto device = gloo::transport::tcp::CreateDevice(attributes);
+    auto context = std::make_shared<gloo::rendezvous::Context>(rank_, ranks_);
+    context->setTimeout(kTimeout);
+    ExchangeStore store(group);
+    context->connectFullMesh(store, device);
+    context_ = std::move(context);
+  }
+
+  bool prepare(const CallSpec& spec, const Buffers& buffers, const Shape& shape) override {
+    run_ = nullptr;
+    result_in_input_ = false;
+    switch (spec.op) {
+      case Op::kAllReduce: return prepare_all_reduce(spec, buffers, shape);
+      case Op::kAllGather: return prepare_all_gather(spec, buffers, shape);
+      case Op::kReduceScatter: return prepare_reduce_scatter(spec, buffers, shape);
+      case Op::kBroadcast: return prepare_broadcast(spec, buffers, shape);
+      case Op::kSendRecv: return prepare_sendrecv(spec, buffers, shape);
+      case Op::kBarrier: return prepare_barrier();
+    }
+    return false;
+  }
+
+  void run() override { run_(); }
+  bool result_in_input() const override { return result_in_input_; }
+
+ private:
+  bool prepare_all_reduce(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
+    return with_type(spec.type, [&](auto zero) {
+      using T = decltype(zero);
+      const Reduce reduce = reduce_of<T>(spec.redop);
+      if (reduce == nullptr || shape.count == 0) return false;
+      auto options = std::make_shared<gloo::AllreduceOptions>(context_);
+      options->setInput(static_cast<T*>(buffers.send), shape.count);
+      options->setOutput(static_cast<T*>(buffers.recv), shape.count);
+      options->setReduceFunction(reduce);
+      run_ = [options] { gloo::allreduce(*options); };
+      return true;
+    });
+  }
+
+  bool prepare_all_gather(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
+    if (shape.count == 0) return false;
+    const size_t element = zbcclTypeSize(spec.type);
+    auto options = std::make_shared<gloo::AllgatherOptions>(context_);
+    options->setInput(static_cast<char*>(buffers.send), shape.send * element);
+    options->setOutput(static_cast<char*>(buffers.recv), shape.recv * element);
+    run_ = [options] { gloo::allgather(*options); };
+    return true;
+  }
+
+  // gloo's only form of it works in place: each rank's share ends up at the input's beginning.
+  bool prepare_reduce_scatter(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
+    return with_type(spec.type, [&](auto zero) {
+      using T = decltype(zero);
+      const auto* function = function_of<T>(spec.redop);
+      if (function == nullptr || shape.count == 0 || shape.send > INT_MAX) return false;
+      auto algorithm = std::make_shared<gloo::ReduceScatterHalvingDoubling<T>>(
+          context_, std::vector<T*>{static_cast<T*>(buffers.send)}, static_cast<int>(shape.send),
+          std::vector<int>(static_cast<size_t>(ranks_), static_cast<int>(shape.count)), function);
+      run_ = [algorithm] { algorithm->run(); };
+      result_in_input_ = true;
+      return true;
+    });
+  }
+
+  bool prepare_broadcast(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
+    if (shape.count == 0) return false;
+    const size_t bytes = shape.count * zbcclTypeSize(spec.type);
+    auto options = std::make_shared<gloo::BroadcastOptions>(context_);
+    if (rank_ == spec.root) options->setInput(static_cast<char*>(buffers.send), bytes);
+    options->setOutput(static_cast<char*>(buffers.recv), bytes);
+    options->setRoot(spec.root);
+    run_ = [options] { gloo::broadcast(*options); };
+    return true;
+  }
+
+  bool prepare_sendrecv(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
+    if (shape.count == 0 || ranks_ == 1) return false;
+    const size_t bytes = shape.count * zbcclTypeSize(spec.type);
+    const std::shared_ptr<gloo::transport::UnboundBuffer> sending =
+        context_->createUnboundBuffer(buffers.send, bytes);
+    const std::shared_ptr<gloo::transport::UnboundBuffer> receiving =
+        context_->createUnboundBuffer(buffers.recv, bytes);
+    constexpr uint64_t kSlot = 0x7000;
+    run_ = [this, sending, receiving] {
+      receiving->recv((rank_ + ranks_ - 1) % ranks_, kSlot);
+      sending->send((rank_ + 1) % ranks_, kSlot);
+      sending->waitSend(kTimeout);
+      receiving->waitRecv(kTimeout);
+    };
+    return true;
+  }
+
+  bool prepare_barrier() {
+    auto options = std::make_shared<gloo::BarrierOptions>(context_);
+    run_ = [options] { gloo::barrier(*options); };
+    return true;
+  }
+
+  int rank_;
+  int ranks_;
+  std::shared_ptr<gloo::Context> context_;
+  std::function<void()> run_;
+  bool result_in_input_ = false;
+};
+
+}  // namespace
+}  // namespace zbccl::tools
+
+extern "C" __attribute__((visibility("default"))) zbccl::tools::Comparison* zbccl_open_comparison(
+    const zbccl::tools::CompareGroup& group) {
+  return new zbccl::tools::GlooComparison(group);
+}

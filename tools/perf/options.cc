@@ -1,0 +1,179 @@
+#include "perf/options.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <limits>
+
+#include "command.h"
+#include "perf/compare.h"
+
+namespace zbccl::tools {
+namespace {
+
+std::vector<zbcclDataType_t> parse_types(const std::vector<std::string>& names) {
+  std::vector<std::string> known;
+  std::vector<zbcclDataType_t> all;
+  for (int i = 0; i < zbcclNumTypes; ++i) {
+    all.push_back(static_cast<zbcclDataType_t>(i));
+    known.emplace_back(zbcclTypeName(all.back()));
+  }
+  std::vector<zbcclDataType_t> types;
+  for (const std::string& name : names) {
+    if (name == "all") return all;
+    const auto it = std::find(known.begin(), known.end(), name);
+    if (it == known.end()) {
+      throw UsageError(fmt::format("-d {}: there is no such type; expected all or some of {}", name,
+                                   fmt::join(known, " ")));
+    }
+    types.push_back(all[static_cast<size_t>(it - known.begin())]);
+  }
+  return types;
+}
+
+std::vector<zbcclRedOp_t> parse_redops(const std::vector<std::string>& names) {
+  std::vector<std::string> known;
+  std::vector<zbcclRedOp_t> all;
+  for (int i = 0; i < zbcclNumOps; ++i) {
+    all.push_back(static_cast<zbcclRedOp_t>(i));
+    known.emplace_back(zbcclOpName(all.back()));
+  }
+  std::vector<zbcclRedOp_t> redops;
+  for (const std::string& name : names) {
+    if (name == "all") return all;
+    const auto it = std::find(known.begin(), known.end(), name);
+    if (it == known.end()) {
+      throw UsageError(fmt::format("-o {}: there is no such operator; expected all or some of {}",
+                                   name, fmt::join(known, " ")));
+    }
+    redops.push_back(all[static_cast<size_t>(it - known.begin())]);
+  }
+  return redops;
+}
+
+void check_memory(const PerfOptions& options, int ranks) {
+  const double each = 2.0 * static_cast<double>(options.max_bytes);
+  const double needed = each * ranks;
+  const double machine =
+      static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  if (needed <= machine * 0.9) return;
+  constexpr double kGiB = 1 << 30;
+  throw UsageError(
+      fmt::format("-e {}: {} ranks need {:.1f} GiB for their buffers, and this machine has {:.1f} "
+                  "GiB; ask for a smaller -e or fewer --ranks",
+                  options.max_bytes, ranks, needed / kGiB, machine / kGiB));
+}
+
+void check_json_path(const std::string& path) {
+  if (path.empty()) return;
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  const bool is_folder = std::filesystem::is_directory(path);
+  const std::string where = folder.empty() ? "." : folder.string();
+  if (is_folder || access(where.c_str(), W_OK) != 0 ||
+      (access(path.c_str(), F_OK) == 0 && access(path.c_str(), W_OK) != 0)) {
+    throw UsageError(
+        fmt::format("--json {}: the file cannot be written; name one in a folder that "
+                    "exists and may be written",
+                    path));
+  }
+}
+
+}  // namespace
+
+size_t parse_bytes(const std::string& option, const std::string& text) {
+  uint64_t number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number);
+  std::string unit(rest, end);
+  std::transform(unit.begin(), unit.end(), unit.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  if (unit.size() > 1 && unit.ends_with("IB")) unit.resize(unit.size() - 2);
+  if (unit.ends_with("B")) unit.resize(unit.size() - 1);
+  constexpr std::string_view kUnits = "KMGT";
+  const size_t power = unit.empty() ? 0 : kUnits.find(unit) + 1;
+  const bool known = unit.size() <= 1 && power <= kUnits.size() && (unit.empty() || power > 0);
+  const unsigned shift = static_cast<unsigned>(10 * power);
+  if (error != std::errc() || !known || (number << shift) >> shift != number ||
+      (number << shift) > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+    throw UsageError(fmt::format("{} \"{}\": expected a size in bytes such as 4096, 64K, 1M or 2G",
+                                 option, text));
+  }
+  return number << shift;
+}
+
+PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
+  PerfOptions options;
+  const auto op = parse_op(arguments.op);
+  if (!op) {
+    throw UsageError(
+        fmt::format("perf {}: there is no such operation; expected all_reduce, all_gather, "
+                    "reduce_scatter, broadcast, sendrecv or barrier",
+                    arguments.op));
+  }
+  options.op = *op;
+  if (arguments.device != "host") {
+    throw UsageError(
+        fmt::format("--device {}: this build has the device host only", arguments.device));
+  }
+  options.types = parse_types(arguments.types);
+  if (options.types.empty()) {
+    options.types = {arguments.compare.empty() ? zbcclBfloat16 : zbcclFloat32};
+  }
+  options.redops = parse_redops(arguments.redops);
+  options.min_bytes = parse_bytes("-b", arguments.min_bytes);
+  options.max_bytes = parse_bytes("-e", arguments.max_bytes);
+  if (options.min_bytes > options.max_bytes) {
+    throw UsageError(
+        fmt::format("-b {} is larger than -e {}; expected the smallest size, then the "
+                    "largest",
+                    arguments.min_bytes, arguments.max_bytes));
+  }
+  if (arguments.factor < 2) {
+    throw UsageError(
+        fmt::format("-f {}: sizes grow by this factor; expected 2 or more", arguments.factor));
+  }
+  if (options.min_bytes == 0 && options.max_bytes != 0 && has_data(options.op)) {
+    throw UsageError("-b 0 never grows by a factor; expected a size of 1 or more, or -e 0 as well");
+  }
+  options.factor = arguments.factor;
+  options.iterations = arguments.iterations;
+  options.warmup = arguments.warmup;
+  if (arguments.root < 0 || arguments.root >= ranks) {
+    throw UsageError(
+        fmt::format("--root {}: expected a rank from 0 to {}", arguments.root, ranks - 1));
+  }
+  options.root = arguments.root;
+  options.in_place = arguments.in_place || !arguments.out_of_place;
+  options.out_of_place = arguments.out_of_place || !arguments.in_place;
+  if (!has_in_place(options.op)) {
+    if (!options.out_of_place) {
+      throw UsageError(fmt::format("--in-place: {} has no in-place form", op_name(options.op)));
+    }
+    options.in_place = false;
+  }
+  options.check = arguments.check;
+  options.unregistered = arguments.unregistered;
+  options.compare = arguments.compare;
+  if (!options.compare.empty()) check_comparison(options.compare);
+  options.json_path = arguments.json_path;
+  check_json_path(options.json_path);
+  if (has_data(options.op)) check_memory(options, ranks);
+  return options;
+}
+
+std::vector<size_t> sizes_of(const PerfOptions& options) {
+  if (!has_data(options.op)) return {0};
+  std::vector<size_t> sizes;
+  for (size_t bytes = options.min_bytes; bytes <= options.max_bytes;) {
+    sizes.push_back(bytes);
+    const auto factor = static_cast<size_t>(options.factor);
+    if (bytes == 0 || bytes > options.max_bytes / factor) break;
+    bytes *= factor;
+  }
+  return sizes;
+}
+
+}  // namespace zbccl::tools

@@ -1,0 +1,67 @@
+// What the user of `zbccl perf` asked for, checked before any rank starts.
+#pragma once
+
+#include <zbccl/zbccl.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "perf/operation.h"
+
+namespace zbccl::tools {
+
+struct PerfOptions {
+  Op op = Op::kAllReduce;
+  std::vector<zbcclDataType_t> types;
+  std::vector<zbcclRedOp_t> redops;
+  size_t min_bytes = 0;
+  size_t max_bytes = 0;
+  int factor = 2;
+  int iterations = 0;  // 0: as many as fit in a fraction of a second
+  int warmup = 5;
+  int root = 0;
+  bool out_of_place = true;
+  bool in_place = true;
+  bool check = false;
+  bool unregistered = false;
+  std::string compare;    // "" or "gloo"
+  std::string json_path;  // "" for none
+};
+
+// As CLI11 hands them over.
+struct PerfArguments {
+  std::string op;
+  int ranks = 0;  // 0: as many as cores, at least 2
+  std::string device = "host";
+  std::string min_bytes = "1K";
+  std::string max_bytes = "64M";
+  int factor = 2;
+  std::vector<std::string> types;  // empty: bf16, or f32 where gloo, which has no bf16, is compared
+  std::vector<std::string> redops = {"sum"};
+  int iterations = 0;
+  int warmup = 5;
+  int root = 0;
+  bool in_place = false;
+  bool out_of_place = false;
+  bool check = false;
+  bool unregistered = false;
+  std::string compare;
+  std::string json_path;
+};
+
+inline constexpr int kMaxPerfRanks = 256;
+inline constexpr int kMaxIterations = 10'000'000;
+
+// "4096", "64K", "1M", "2G"; powers of 1024, an optional B or iB after the letter. Throws
+// UsageError naming `option`.
+size_t parse_bytes(const std::string& option, const std::string& text);
+
+// Throws UsageError for what cannot be done with `ranks` ranks on this machine.
+PerfOptions check_arguments(const PerfArguments& arguments, int ranks);
+
+// The sizes to run, ascending.
+std::vector<size_t> sizes_of(const PerfOptions& options);
+
+}  // namespace zbccl::tools

@@ -1,0 +1,188 @@
+#include "perf/report.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+
+namespace zbccl::tools {
+namespace {
+
+using nlohmann::ordered_json;
+
+struct Bandwidth {
+  double algorithm;
+  double bus;
+};
+
+// GB/s; nothing where no data moves.
+std::optional<Bandwidth> bandwidth(const Row& row, const Measurement& measurement) {
+  if (!has_data(row.op) || measurement.timing.mean <= 0) return std::nullopt;
+  const double algorithm = static_cast<double>(row.bytes) / measurement.timing.mean / 1e3;
+  return Bandwidth{algorithm, algorithm * bus_factor(row.op, row.ranks)};
+}
+
+// Digits as the width allows: 1.234, 12.34, 1234.5.
+std::string number(double value, int width) {
+  const int digits = value < 10 ? 3 : value < 100 ? 2 : value < 100'000 ? 1 : 0;
+  return fmt::format("{:>{}.{}f}", value, width, digits);
+}
+
+std::string none(int width) { return fmt::format("{:>{}}", "N/A", width); }
+
+std::string main_columns(const Row& row, const std::optional<Measurement>& measurement) {
+  if (!measurement) return "  " + none(8) + none(8) + none(8) + none(7);
+  std::string text = "  " + number(measurement->timing.mean, 8);
+  const auto width = bandwidth(row, *measurement);
+  text += width ? number(width->algorithm, 8) + number(width->bus, 8) : none(8) + none(8);
+  text += measurement->wrong ? fmt::format("{:>7}", *measurement->wrong) : none(7);
+  return text;
+}
+
+std::string percentile_columns(const std::optional<Measurement>& measurement) {
+  if (!measurement) return "  " + none(9) + none(9);
+  return "  " + number(measurement->timing.p50, 9) + number(measurement->timing.p99, 9);
+}
+
+ordered_json to_json(const Row& row, const std::optional<Measurement>& measurement) {
+  if (!measurement) return nullptr;
+  const auto width = bandwidth(row, *measurement);
+  ordered_json result = {{"time_us", measurement->timing.mean},
+                         {"p50_us", measurement->timing.p50},
+                         {"p99_us", measurement->timing.p99},
+                         {"algbw", nullptr},
+                         {"busbw", nullptr},
+                         {"nwrong", nullptr}};
+  if (width) result["algbw"] = width->algorithm;
+  if (width) result["busbw"] = width->bus;
+  if (measurement->wrong) result["nwrong"] = *measurement->wrong;
+  return result;
+}
+
+ordered_json to_json(const Row& row, const std::string& compare_name) {
+  ordered_json result = {{"op", op_name(row.op)},
+                         {"device", "host"},
+                         {"ranks", row.ranks},
+                         {"dtype", nullptr},
+                         {"redop", nullptr},
+                         {"size", row.bytes},
+                         {"algorithm", row.algorithm},
+                         {"out_of_place", to_json(row, row.out_of_place)},
+                         {"in_place", to_json(row, row.in_place)},
+                         {"staged_bytes", row.staged_bytes},
+                         {"landing_bytes", row.landing_bytes},
+                         {"held_bytes", row.held_bytes},
+                         {"compare", nullptr}};
+  if (has_data(row.op)) result["dtype"] = zbcclTypeName(row.type);
+  if (reduces(row.op)) result["redop"] = zbcclOpName(row.redop);
+  if (row.compare) {
+    result["compare"] = {
+        {"name", compare_name}, {"time_us", row.compare->mean}, {"p50_us", row.compare->p50}};
+  }
+  return result;
+}
+
+void print_line(const std::string& text) {
+  // A reader of a pipe sees each row when it is there.
+  fmt::print("{}\n", text);
+  std::fflush(stdout);
+}
+
+std::string iterations_text(const PerfOptions& options) {
+  return options.iterations > 0 ? fmt::format("{}", options.iterations) : "by time";
+}
+
+}  // namespace
+
+void Report::print_header() const {
+  print_line(fmt::format(
+      "# zbccl {}.{}.{} {}: device host, ranks {}, iterations {}, warm-up {}, check {}, memory {}",
+      ZBCCL_MAJOR, ZBCCL_MINOR, ZBCCL_PATCH, op_name(options_.op), ranks_,
+      iterations_text(options_), options_.warmup, options_.check ? 1 : 0,
+      options_.unregistered ? "unregistered" : "registered"));
+  const bool compares = !options_.compare.empty();
+  print_line("#");
+  print_line(fmt::format("#{:>50}{:^31}  {:^31}  {:^18}  {:^18}  {:>12}{:>12}{}", "",
+                         "out-of-place", "in-place", "out-of-place", "in-place", "", "staged",
+                         compares ? fmt::format("  {:^28}", options_.compare) : ""));
+  print_line(fmt::format(
+      "#{:>11}{:>13}{:>9}{:>9}{:>6}    {:>8}{:>8}{:>8}{:>7}  {:>8}{:>8}{:>8}{:>7}  {:>9}{:>9}  "
+      "{:>9}{:>9}  {:>12}{:>12}{}",
+      "size", "count", "type", "redop", "root", "time", "algbw", "busbw", "#wrong", "time", "algbw",
+      "busbw", "#wrong", "p50", "p99", "p50", "p99", "algorithm", "bytes",
+      compares ? fmt::format("  {:>9}{:>9}{:>10}", "time", "p50", "zbccl is") : ""));
+  print_line(fmt::format(
+      "#{:>11}{:>13}{:>9}{:>9}{:>6}    {:>8}{:>8}{:>8}{:>7}  {:>8}{:>8}{:>8}{:>7}  {:>9}{:>9}  "
+      "{:>9}{:>9}  {:>12}{:>12}{}",
+      "(B)", "(elements)", "", "", "", "(us)", "(GB/s)", "(GB/s)", "", "(us)", "(GB/s)", "(GB/s)",
+      "", "(us)", "(us)", "(us)", "(us)", "", "(a call)",
+      compares ? fmt::format("  {:>9}{:>9}{:>10}", "(us)", "(us)", "faster") : ""));
+}
+
+void Report::add(const Row& row) {
+  rows_.push_back(row);
+  std::string text = fmt::format("{:>12}{:>13}{:>9}{:>9}{:>6}  ", row.bytes, row.count,
+                                 has_data(row.op) ? zbcclTypeName(row.type) : "none",
+                                 reduces(row.op) ? zbcclOpName(row.redop) : "none",
+                                 row.op == Op::kBroadcast ? row.root : -1);
+  text += main_columns(row, row.out_of_place) + main_columns(row, row.in_place);
+  text += percentile_columns(row.out_of_place) + percentile_columns(row.in_place);
+  text += fmt::format("  {:>12}{:>12}", row.algorithm, row.staged_bytes);
+  if (!options_.compare.empty()) {
+    const auto& own = row.out_of_place ? row.out_of_place : row.in_place;
+    if (row.compare && own && own->timing.mean > 0) {
+      text += "  " + number(row.compare->mean, 9) + number(row.compare->p50, 9) +
+              number(row.compare->mean / own->timing.mean, 9) + "x";
+    } else {
+      text += "  " + none(9) + none(9) + none(10);
+    }
+  }
+  print_line(text);
+}
+
+void Report::print_footer() const {
+  uint64_t wrong = 0;
+  double sum = 0;
+  int measured = 0;
+  Row most;
+  for (const Row& row : rows_) {
+    for (const auto* measurement : {&row.out_of_place, &row.in_place}) {
+      if (!*measurement) continue;
+      wrong += (*measurement)->wrong.value_or(0);
+      if (const auto width = bandwidth(row, **measurement)) {
+        sum += width->bus;
+        ++measured;
+      }
+    }
+    most.staged_bytes = std::max(most.staged_bytes, row.staged_bytes);
+    most.landing_bytes = std::max(most.landing_bytes, row.landing_bytes);
+    most.held_bytes = std::max(most.held_bytes, row.held_bytes);
+  }
+  if (options_.check) {
+    print_line(fmt::format("# Out of bounds values : {} {}", wrong, wrong == 0 ? "OK" : "FAILED"));
+  } else {
+    print_line("# Out of bounds values : not checked (--check)");
+  }
+  if (measured > 0) print_line(fmt::format("# Avg bus bandwidth    : {:.4g}", sum / measured));
+  print_line(fmt::format("# Staged bytes a call  : {} at most", most.staged_bytes));
+  print_line(fmt::format("# Landing bytes a call : {} at most", most.landing_bytes));
+  print_line(fmt::format("# Held bytes           : {} at most, all ranks", most.held_bytes));
+}
+
+void Report::write_json() const {
+  if (options_.json_path.empty()) return;
+  ordered_json rows = ordered_json::array();
+  for (const Row& row : rows_) rows.push_back(to_json(row, options_.compare));
+  std::ofstream file(options_.json_path, std::ios::trunc);
+  file << rows.dump(1) << '\n';
+  file.close();
+  if (!file) {
+    throw std::runtime_error(
+        fmt::format("--json {}: the file could not be written", options_.json_path));
+  }
+}
+
+}  // namespace zbccl::tools

@@ -1,0 +1,58 @@
+// What `zbccl perf` found: the table for people and the JSON rows. One thread, on rank 0.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "perf/options.h"
+
+namespace zbccl::tools {
+
+// Of many calls, the slowest rank's time each: mean and percentiles in microseconds.
+struct Timing {
+  double mean = 0;
+  double p50 = 0;
+  double p99 = 0;
+};
+
+struct Measurement {
+  Timing timing;
+  std::optional<uint64_t> wrong;  // elements, on all ranks; none without --check
+};
+
+struct Row {
+  Op op = Op::kAllReduce;
+  int ranks = 1;
+  zbcclDataType_t type = zbcclFloat32;
+  zbcclRedOp_t redop = zbcclSum;
+  int root = 0;
+  size_t bytes = 0;
+  size_t count = 0;
+  std::string algorithm;
+  std::optional<Measurement> out_of_place;
+  std::optional<Measurement> in_place;
+  uint64_t staged_bytes = 0;   // of one call, all ranks together
+  uint64_t landing_bytes = 0;  // the same
+  uint64_t held_bytes = 0;     // by all ranks' libraries, after the row
+  std::optional<Timing> compare;
+};
+
+class Report {
+ public:
+  Report(const PerfOptions& options, int ranks) : options_(options), ranks_(ranks) {}
+
+  void print_header() const;
+  void add(const Row& row);  // prints it too
+  void print_footer() const;
+  // Throws std::runtime_error where the file cannot be written.
+  void write_json() const;
+
+ private:
+  const PerfOptions& options_;
+  int ranks_;
+  std::vector<Row> rows_;
+};
+
+}  // namespace zbccl::tools

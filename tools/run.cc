@@ -1,0 +1,95 @@
+// `zbccl run`: starts the ranks of a program on this machine.
+
+#include <fmt/core.h>
+
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "command.h"
+#include "launch/launcher.h"
+#include "launch/program.h"
+#include "topology/detect.h"
+#include "topology/placement.h"
+
+namespace zbccl::tools {
+namespace {
+
+constexpr int kMaxRanks = 1024;
+
+struct RunOptions {
+  int ranks = 0;
+  bool no_prefix = false;
+  double grace_seconds = 5;
+  std::string bind = "none";
+};
+
+// For each rank the processors of the core that `zbccl topo show -n N` names.
+std::vector<std::vector<int>> bound_cpus(int ranks) {
+  const auto machine = topology::detect();
+  if (!machine.ok()) throw UsageError("--bind core: " + machine.status().message());
+  const auto usable = topology::restrict_to(machine.value(), topology::usable_cpus());
+  std::vector<std::vector<int>> cpus;
+  for (const auto& placement : topology::place(usable, ranks)) cpus.push_back(placement.cpus);
+  if (cpus.empty()) throw UsageError("--bind core: the system does not tell this machine's cores");
+  return cpus;
+}
+
+int run_program(const RunOptions& options, std::vector<std::string> arguments) {
+  // The mark that ends our own options.
+  if (!arguments.empty() && arguments.front() == "--") arguments.erase(arguments.begin());
+  if (arguments.empty()) {
+    throw UsageError("run: expected a program, as in: zbccl run -n 4 -- PROGRAM ARGUMENTS");
+  }
+  const Program program = find_program(arguments.front());
+  if (program.path.empty()) {
+    std::fprintf(stderr, "zbccl run: %s\n", program.error.c_str());
+    return program.exit_code;
+  }
+  Job job;
+  job.caller = "zbccl run";
+  job.program = program.path;
+  job.arguments = std::move(arguments);
+  job.ranks = options.ranks;
+  job.prefix = !options.no_prefix;
+  job.grace = std::chrono::milliseconds(std::llround(options.grace_seconds * 1000));
+  if (options.bind == "core") job.cpus = bound_cpus(options.ranks);
+  return launch(job);
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Action& action) {
+  auto options = std::make_shared<RunOptions>();
+  CLI::App* command = app.add_subcommand(
+      "run",
+      "Starts N processes of a program on this machine, as the ranks of one job: zbccl run -n N -- "
+      "PROGRAM ARGUMENTS.\nRanks find each other by ZBCCL_RANK, ZBCCL_WORLD_SIZE, ZBCCL_LOCAL_RANK "
+      "and ZBCCL_UNIQUE_ID.\nRank 0 reads what is piped into this command. The exit code is that "
+      "of "
+      "the first rank that failed, 128 + signal where a signal ended it.");
+  command->add_option("-n,--ranks", options->ranks, "How many")
+      ->required()
+      ->check(CLI::Range(1, kMaxRanks));
+  command->add_flag("--no-prefix", options->no_prefix,
+                    "Leave out the \"[rank] \" before each line; the ranks write to the terminal");
+  command
+      ->add_option("--grace", options->grace_seconds,
+                   "Seconds that the others have to report it when a rank fails, before they are "
+                   "ended (default 5)")
+      ->check(CLI::Range(0.0, 86400.0));
+  command
+      ->add_option("--bind", options->bind,
+                   "core: bind each rank to the core that zbccl topo show names; none (default)")
+      ->check(CLI::IsMember({"none", "core"}));
+  command->prefix_command();
+  command->callback([&action, options, command] {
+    action = [options, arguments = command->remaining()] {
+      return run_program(*options, arguments);
+    };
+  });
+}
+
+}  // namespace zbccl::tools
