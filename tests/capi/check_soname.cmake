@@ -1,0 +1,18 @@
+# LIBRARY names itself with its major version and needs nothing but the C and C++ run time.
+execute_process(COMMAND ${READELF} -d -W ${LIBRARY} OUTPUT_VARIABLE text RESULT_VARIABLE code)
+if(NOT code EQUAL 0)
+  message(FATAL_ERROR "${READELF} ended with ${code}")
+endif()
+if(NOT text MATCHES "\\(SONAME\\)[^\n]*\\[([^]]+)\\]" OR NOT CMAKE_MATCH_1 STREQUAL SONAME)
+  message(SEND_ERROR "the SONAME is \"${CMAKE_MATCH_1}\", expected \"${SONAME}\"")
+endif()
+if(SANITIZE)
+  return() # the sanitizers' run time comes on top
+endif()
+string(REGEX MATCHALL "\\(NEEDED\\)[^\n]*\\[[^]]+\\]" needed "${text}")
+foreach(line IN LISTS needed)
+  string(REGEX REPLACE ".*\\[([^]]+)\\]" "\\1" name "${line}")
+  if(NOT name MATCHES "^(libc|libm|libstdc\\+\\+|libgcc_s|libpthread|libdl|librt|ld-linux[^.]*)\\.so")
+    message(SEND_ERROR "${LIBRARY} needs ${name}")
+  endif()
+endforeach()

@@ -1,0 +1,4 @@
+#include <zbccl/version.h>
+
+int zbccl_header_version(void);
+int zbccl_header_version(void) { return ZBCCL_VERSION_CODE; }
