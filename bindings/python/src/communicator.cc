@@ -1,0 +1,220 @@
+#include "bindings/python/src/communicator.h"
+
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "bindings/python/src/signals.h"
+
+namespace nb = nanobind;
+
+namespace zbccl::python {
+
+// ---- Flight
+
+void Flight::settle(zbcclResult_t result) {
+  if (done_) return;
+  outcome_ = Outcome::of(result);
+  done_ = true;
+  operands_.clear();
+}
+
+bool Flight::poll() {
+  if (done_) return true;
+  int done = 0;
+  const zbcclResult_t result = zbcclWorkTest(work_, &done);
+  if (done != 0) settle(result);
+  return done_;
+}
+
+bool Flight::wait(int64_t timeout_ms) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int64_t kSlice = 50;  // between looks at pending signals
+  const bool watch = on_main_thread();
+  const Clock::time_point end = Clock::now() + std::chrono::milliseconds(timeout_ms);
+  while (!poll()) {
+    int64_t slice = watch ? kSlice : 0;
+    if (timeout_ms > 0) {
+      const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()).count();
+      if (left <= 0) return false;
+      slice = watch ? std::min(left, kSlice) : left;
+    }
+    {
+      const nb::gil_scoped_release released;
+      (void)zbcclWorkWait(work_, slice);
+    }
+    if (watch) run_signal_handlers();
+  }
+  return true;
+}
+
+// ---- Communicator
+
+class Communicator::Use {
+ public:
+  Use(Communicator& self, const char* name) : self_(self) {
+    if (self.in_use_by_ != nullptr) {
+      fail(zbcclInvalidUsage, std::string(name) + ": another thread is inside " + self.in_use_by_ +
+                                  " on this communicator; give each thread its own (split)");
+    }
+    self.in_use_by_ = name;
+  }
+  ~Use() { self_.in_use_by_ = nullptr; }
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+
+ private:
+  Communicator& self_;
+};
+
+Communicator::Communicator(zbcclComm_t comm) : comm_(comm) {
+  (void)zbcclCommUserRank(comm, &rank_);
+  (void)zbcclCommCount(comm, &size_);
+}
+
+Communicator::~Communicator() {
+  // A forked child holds a copy of what is its parent's.
+  if (comm_ == nullptr || getpid() != owner_) return;
+  const nb::gil_scoped_release released;
+  (void)zbcclCommDestroy(comm_);
+}
+
+zbcclComm_t Communicator::get(const char* action) const {
+  if (comm_ == nullptr) {
+    fail(zbcclInvalidUsage, std::string(action) + ": the communicator is closed");
+  }
+  return comm_;
+}
+
+FlightPtr Communicator::run(const char* name, CallOptions options, std::vector<Operand> operands,
+                            const std::function<zbcclResult_t(const zbcclCall_t*)>& call) {
+  const zbcclComm_t comm = get(name);
+  const Use use(*this, name);
+  zbcclCall_t how = ZBCCL_CALL_INITIALIZER;
+  how.timeout_ms = options.timeout_ms;
+  if (!options.asynchronous) {
+    call_watched(comm, [&] { return call(&how); });
+    return nullptr;
+  }
+  zbcclWork_t work = nullptr;
+  how.work = &work;
+  Outcome outcome;
+  {
+    const nb::gil_scoped_release released;
+    outcome = Outcome::of(call(&how));
+  }
+  outcome.check();
+  auto flight = std::make_shared<Flight>(work, std::move(operands));
+  keep(flight);
+  return flight;
+}
+
+// The tensors of a running operation stay alive even if its caller drops the handle.
+void Communicator::keep(const FlightPtr& flight) {
+  if (flights_.size() >= sweep_at_) {
+    std::erase_if(flights_, [](const FlightPtr& other) { return other->poll(); });
+    sweep_at_ = std::max<size_t>(16, 2 * flights_.size());
+  }
+  flights_.push_back(flight);
+}
+
+bool Communicator::busy() {
+  return std::any_of(flights_.begin(), flights_.end(),
+                     [](const FlightPtr& flight) { return !flight->poll(); });
+}
+
+std::unique_ptr<Communicator> Communicator::split(int color, int key, const zbcclConfig_t& config) {
+  const zbcclComm_t comm = get("split");
+  const Use use(*this, "split");
+  zbcclComm_t made = nullptr;
+  call_watched(comm, [&] { return zbcclCommSplit(comm, color, key, &made, &config); });
+  return made == nullptr ? nullptr : std::make_unique<Communicator>(made);
+}
+
+void Communicator::abort() {
+  const zbcclComm_t comm = get("abort");
+  check(zbcclCommAbort(comm));
+}
+
+void Communicator::close() {
+  if (comm_ == nullptr) return;
+  const Use use(*this, "close");
+  while (!flights_.empty()) {
+    const FlightPtr flight = flights_.back();
+    (void)flight->wait(0);
+    flights_.pop_back();
+  }
+  const zbcclComm_t comm = std::exchange(comm_, nullptr);
+  if (getpid() != owner_) return;
+  Outcome outcome;
+  {
+    const nb::gil_scoped_release released;
+    outcome = Outcome::of(zbcclCommDestroy(comm));
+  }
+  outcome.check();
+}
+
+namespace {
+
+nb::dict stats(const Communicator& self) {
+  zbcclCommStats_t stats = {};
+  stats.size = sizeof stats;
+  check(zbcclCommGetStats(self.get("get_stats"), &stats));
+  nb::dict table;
+  table["operations"] = stats.operations;
+  table["failures"] = stats.failures;
+  table["bytes"] = stats.bytes;
+  table["staged_bytes"] = stats.staged_bytes;
+  table["landing_bytes"] = stats.landing_bytes;
+  table["metadata_bytes"] = stats.metadata_bytes;
+  table["wait_ns"] = stats.wait_ns;
+  return table;
+}
+
+int async_error(const Communicator& self) {
+  zbcclResult_t state = zbcclSuccess;
+  check(zbcclCommGetAsyncError(self.get("async_error"), &state));
+  return state;
+}
+
+}  // namespace
+
+void bind_communicator(nb::module_& module) {
+  nb::class_<Flight>(module, "Flight", "A running asynchronous operation.")
+      .def("poll", &Flight::poll, "Whether it is done.")
+      .def("wait", &Flight::wait, nb::arg("timeout_ms"),
+           "Waits; False once timeout_ms > 0 have passed.")
+      .def(
+          "check", [](const Flight& self) { self.outcome().check(); },
+          "Raises what a done operation failed with.");
+
+  nb::class_<Communicator> type(module, "Communicator", "One rank's membership in a group.");
+  type.def_prop_ro("rank", &Communicator::rank)
+      .def_prop_ro("size", &Communicator::size)
+      .def_prop_ro("closed", &Communicator::closed)
+      .def_prop_ro("busy", &Communicator::busy)
+      .def_prop_ro("async_error", &async_error)
+      .def_prop_ro("last_algorithm",
+                   [](const Communicator& self) {
+                     return std::string(zbcclCommLastAlgorithm(self.get("last_algorithm")));
+                   })
+      .def("stats", &stats, nb::sig("def stats(self) -> dict[str, int]"))
+      .def(
+          "split",
+          [](Communicator& self, int color, int key, int64_t timeout_ms) {
+            zbcclConfig_t config = ZBCCL_CONFIG_INITIALIZER;
+            config.timeout_ms = timeout_ms;
+            return self.split(color, key, config);
+          },
+          nb::arg("color"), nb::arg("key"), nb::arg("timeout_ms"),
+          nb::sig("def split(self, color: int, key: int, timeout_ms: int) -> Communicator | None"))
+      .def("abort", &Communicator::abort)
+      .def("close", &Communicator::close);
+  bind_operations(type);
+}
+
+}  // namespace zbccl::python

@@ -1,0 +1,95 @@
+// One rank's communicator and its asynchronous operations, as the Python package sees them.
+#pragma once
+
+#include <nanobind/nanobind.h>
+#include <unistd.h>
+#include <zbccl/zbccl.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bindings/python/src/error.h"
+#include "bindings/python/src/operand.h"
+
+namespace zbccl::python {
+
+// An asynchronous operation: its handle, and the tensors it works on until it is done. Used under
+// the GIL, except for the handle itself.
+class Flight {
+ public:
+  Flight(zbcclWork_t work, std::vector<Operand> operands)
+      : work_(work), operands_(std::move(operands)) {}
+  ~Flight() { (void)zbcclWorkFree(work_); }
+  Flight(const Flight&) = delete;
+  Flight& operator=(const Flight&) = delete;
+
+  // Whether it is done; never blocks.
+  bool poll();
+  // Waits without the GIL, serving signals on the main thread; false once `timeout_ms` > 0 have
+  // passed.
+  bool wait(int64_t timeout_ms);
+  // The result of what is done.
+  const Outcome& outcome() const { return outcome_; }
+
+ private:
+  void settle(zbcclResult_t result);
+
+  zbcclWork_t work_;
+  std::vector<Operand> operands_;
+  Outcome outcome_;
+  bool done_ = false;
+};
+
+using FlightPtr = std::shared_ptr<Flight>;
+
+struct CallOptions {
+  int64_t timeout_ms = 0;
+  bool asynchronous = false;
+};
+
+class Communicator {
+ public:
+  explicit Communicator(zbcclComm_t comm);
+  ~Communicator();
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  int rank() const noexcept { return rank_; }
+  int size() const noexcept { return size_; }
+  bool closed() const noexcept { return comm_ == nullptr; }
+  // The handle; Failure once closed.
+  zbcclComm_t get(const char* action) const;
+
+  // Runs one operation: blocks and returns null, or starts it and returns its flight.
+  FlightPtr run(const char* name, CallOptions options, std::vector<Operand> operands,
+                const std::function<zbcclResult_t(const zbcclCall_t*)>& call);
+  std::unique_ptr<Communicator> split(int color, int key, const zbcclConfig_t& config);
+  void abort();
+  // Waits for its flights, then leaves. A closed communicator stays closed.
+  void close();
+  // Whether asynchronous operations are still running.
+  bool busy();
+
+ private:
+  // Marks the communicator as used by this thread while it lives.
+  class Use;
+
+  void keep(const FlightPtr& flight);
+
+  zbcclComm_t comm_;
+  int rank_ = 0;
+  int size_ = 0;
+  pid_t owner_ = getpid();
+  const char* in_use_by_ = nullptr;
+  std::vector<FlightPtr> flights_;
+  size_t sweep_at_ = 16;
+};
+
+void bind_communicator(nanobind::module_& module);
+void bind_operations(nanobind::class_<Communicator>& type);
+void bind_rendezvous(nanobind::module_& module);
+
+}  // namespace zbccl::python

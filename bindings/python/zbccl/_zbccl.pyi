@@ -1,0 +1,161 @@
+# What the native module offers to the package; tests/python/test_typing.py compares the two.
+from collections.abc import Sequence
+from typing import Any
+
+class Tensor:
+    """
+    A row-major tensor in memory from zbccl's pool, which every rank on the machine reads and
+    writes in place.
+
+    Made by zbccl.empty and Communicator.empty. Exports DLPack and the buffer protocol; the memory
+    returns to the pool when the tensor and the last view of it are gone.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each dimension."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of the element type: "f32", "bf16", ..."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes."""
+
+    @property
+    def data_ptr(self) -> int:
+        """Address of the first element."""
+
+    def numpy(self) -> Any:
+        """
+        A NumPy array over the same memory. bf16, e4m3 and e5m2 need the package ml_dtypes.
+        """
+
+    def torch(self) -> Any:
+        """A PyTorch tensor over the same memory."""
+
+    def as_bytes(self) -> Tensor:
+        """The same memory as a flat tensor of u8."""
+
+    def __dlpack__(
+        self,
+        *,
+        stream: None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> object:
+        """A DLPack capsule over the same memory."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """(1, 0): host memory."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __repr__(self) -> str: ...
+
+def empty(shape: Sequence[int], dtype: str) -> Tensor:
+    """A tensor from the pool; its contents are undefined."""
+
+class Flight:
+    """A running asynchronous operation."""
+
+    def poll(self) -> bool:
+        """Whether it is done."""
+
+    def wait(self, timeout_ms: int) -> bool:
+        """Waits; False once timeout_ms > 0 have passed."""
+
+    def check(self) -> None:
+        """Raises what a done operation failed with."""
+
+class Communicator:
+    """One rank's membership in a group."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def busy(self) -> bool: ...
+    @property
+    def async_error(self) -> int: ...
+    @property
+    def last_algorithm(self) -> str: ...
+    def stats(self) -> dict[str, int]: ...
+    def split(self, color: int, key: int, timeout_ms: int) -> Communicator | None: ...
+    def abort(self) -> None: ...
+    def close(self) -> None: ...
+    def all_reduce(
+        self, x: object, out: object | None, op: str, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def all_gather(
+        self, x: object, out: object | None, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def reduce_scatter(
+        self, x: object, out: object | None, op: str, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def broadcast(
+        self, x: object | None, root: int, out: object | None, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def barrier(
+        self, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def send(
+        self, x: object, peer: int, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def recv(
+        self, x: object, peer: int, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
+
+class UniqueId:
+    """
+    Address of a rendezvous and a secret. Whoever holds it can join: str() gives it in full, for a
+    channel that you trust; repr() leaves the secret out.
+    """
+
+    @staticmethod
+    def from_string(text: str) -> UniqueId:
+        """The id whose str() is `text`."""
+
+    def __str__(self) -> str: ...
+    def __repr__(self) -> str: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
+
+def get_unique_id() -> UniqueId:
+    """
+    Starts a rendezvous server in this process and returns its id, to be passed to the other
+    ranks.
+    """
+
+class Store:
+    """A key-value store that ranks can meet in."""
+
+def local_store() -> Store: ...
+def c10d_store(host: str, port: int) -> Store: ...
+def init_rank(
+    unique_id: UniqueId, rank: int, size: int, timeout_ms: int, init_timeout_ms: int, wait: int
+) -> Communicator: ...
+def init_env(timeout_ms: int, init_timeout_ms: int, wait: int) -> Communicator: ...
+def init_store(
+    store: Store, name: str, rank: int, size: int, timeout_ms: int, init_timeout_ms: int, wait: int
+) -> Communicator: ...
+def init_all(
+    count: int, timeout_ms: int, init_timeout_ms: int, wait: int
+) -> list[Communicator]: ...
+def memory_report() -> dict[str, int]: ...
+def version() -> str: ...
+def environment() -> str: ...
+def error_string(code: int) -> str: ...
