@@ -1,0 +1,33 @@
+#include "shard.h"
+
+#include <algorithm>
+
+#include "error.h"
+
+namespace llm {
+
+Range part(int total, int parts, int index) {
+  const int base = total / parts;
+  const int larger = total % parts;
+  const int begin = index * base + std::min(index, larger);
+  return {begin, begin + base + (index < larger ? 1 : 0)};
+}
+
+Shard make_shard(const Config& config, int size, int rank) {
+  const int most = std::min({config.heads, config.expert_hidden, config.vocab});
+  if (size < 1 || size > most) {
+    fail("this model can be split over 1 to {} ranks, not {}", most, size);
+  }
+  Shard shard;
+  shard.rank = rank;
+  shard.size = size;
+  shard.heads = part(config.heads, size, rank);
+  const int group = config.queries_per_kv_head();
+  shard.kv_heads = {shard.heads.begin / group, (shard.heads.end + group - 1) / group};
+  shard.hidden = part(config.expert_hidden, size, rank);
+  shard.vocab = part(config.vocab, size, rank);
+  shard.vocab_stride = part(config.vocab, size, 0).size();
+  return shard;
+}
+
+}  // namespace llm
