@@ -16,7 +16,8 @@ endif()
 add_library(zbccl_options INTERFACE)
 target_compile_features(zbccl_options INTERFACE cxx_std_20)
 target_compile_options(zbccl_options INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX,C>:-Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wno-missing-field-initializers>)
+  $<$<COMPILE_LANGUAGE:CXX,C>:-Wall -Wextra -Wshadow -Wno-missing-field-initializers>
+  $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>)
 if(ZBCCL_WERROR)
   target_compile_options(zbccl_options INTERFACE $<$<COMPILE_LANGUAGE:CXX,C>:-Werror>)
 endif()

@@ -2,6 +2,7 @@
 // boundary unchanged, as every Status does.
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <new>
 #include <stdexcept>
 #include <string>
