@@ -12,7 +12,14 @@ using Milliseconds = std::chrono::milliseconds;
 
 class Deadline {
  public:
-  static Deadline after(Milliseconds time) { return Deadline(Clock::now() + time); }
+  // So far away that the clock cannot tell it is never.
+  static Deadline after(Milliseconds time) {
+    const auto now = Clock::now();
+    if (time > std::chrono::duration_cast<Milliseconds>(Clock::time_point::max() - now)) {
+      return never();
+    }
+    return Deadline(now + std::max(time, Milliseconds(0)));
+  }
   static Deadline never() { return Deadline(Clock::time_point::max()); }
 
   bool passed() const { return Clock::now() >= at_; }

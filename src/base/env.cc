@@ -125,21 +125,28 @@ bool in_range(const Variable& variable, int64_t value) {
   return low && high && value >= *low && value <= *high;
 }
 
-bool is_choice(const Variable& variable, std::string_view value) {
+bool same_word(std::string_view a, std::string_view b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](unsigned char x, unsigned char y) {
+    return std::tolower(x) == std::tolower(y);
+  });
+}
+
+// The choice as the registry spells it, whatever the case of `value`.
+std::optional<std::string> find_choice(const Variable& variable, std::string_view value) {
   std::string_view range = variable.range;
   while (!range.empty()) {
     const size_t bar = range.find('|');
-    if (range.substr(0, bar) == value) return true;
+    if (same_word(range.substr(0, bar), value)) return std::string(range.substr(0, bar));
     range = bar == std::string_view::npos ? std::string_view{} : range.substr(bar + 1);
   }
-  return false;
+  return std::nullopt;
 }
 
 bool valid(const Variable& variable, std::string_view value) {
   switch (variable.type) {
     case Type::kString: return true;
     case Type::kBool: return parse_bool(value).has_value();
-    case Type::kChoice: return is_choice(variable, value);
+    case Type::kChoice: return find_choice(variable, value).has_value();
     case Type::kInteger:
     case Type::kSize:
     case Type::kDuration: {
@@ -150,11 +157,21 @@ bool valid(const Variable& variable, std::string_view value) {
   return false;
 }
 
+std::string complaint_about(const Variable& variable, std::string_view given) {
+  if (given.empty() || valid(variable, given)) return {};
+  return zbccl::format("{} is \"{}\", expected {}{}{}; using the default \"{}\"", variable.name,
+                       given, type_name(variable.type), *variable.range != '\0' ? " in " : "",
+                       variable.range, variable.default_value);
+}
+
 // The text that counts: the environment's where it is valid, else the default.
 std::string effective(const Variable& variable) {
-  const char* given = std::getenv(variable.name);
-  if (given == nullptr || *given == '\0') return variable.default_value;
-  if (valid(variable, given)) return given;
+  const char* const found = std::getenv(variable.name);
+  const std::string given = found != nullptr ? found : "";
+  if (given.empty()) return variable.default_value;
+  if (valid(variable, given)) {
+    return variable.type == Type::kChoice ? *find_choice(variable, given) : given;
+  }
   static std::mutex mutex;
   static std::set<std::string>* const warned = new std::set<std::string>;
   bool first = false;
@@ -162,12 +179,9 @@ std::string effective(const Variable& variable) {
     const std::lock_guard lock(mutex);
     first = warned->insert(std::string(variable.name) + "=" + given).second;
   }
-  // The log reads its own variables through here: those are reported by `zbccl env` instead of
-  // recursing.
+  // The log reads its own variables through here, and reports them itself once it can write.
   if (first && std::strncmp(variable.name, "ZBCCL_DEBUG", 11) != 0) {
-    log::warn(log::Subsys::kEnv, "{} is \"{}\", expected {}{}{}; using the default \"{}\"",
-              variable.name, given, type_name(variable.type), *variable.range != '\0' ? " in " : "",
-              variable.range, variable.default_value);
+    log::warn(log::Subsys::kEnv, "{}", complaint_about(variable, given));
   }
   return variable.default_value;
 }
@@ -221,6 +235,13 @@ bool is_set(const char* name) {
   return given != nullptr && *given != '\0';
 }
 
+std::string complaint(const char* name) {
+  const Variable* variable = find(name);
+  const char* const given = std::getenv(name);
+  return variable != nullptr && given != nullptr ? complaint_about(*variable, given)
+                                                 : std::string();
+}
+
 std::string nearest(std::string_view name) {
   const auto it = std::min_element(
       kVariables.begin(), kVariables.end(), [&](const Variable& a, const Variable& b) {
@@ -255,7 +276,8 @@ std::string to_json() {
                     {"value", secret && is_set(v.name) ? "(hidden)" : effective(v)},
                     {"set", is_set(v.name)}});
   }
-  return list.dump(2);
+  // A value that is not UTF-8 must not throw.
+  return list.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
 std::string to_markdown() {

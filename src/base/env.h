@@ -18,7 +18,7 @@ struct Variable {
   const char* name;
   Type type;
   const char* default_value;
-  const char* range;  // "0..1048576", "a|b|c" for a choice, "" for none
+  const char* range;  // "0..1048576", "a|b|c" for a choice (in any case), "" for none
   const char* text;   // one sentence for people
 };
 
@@ -31,6 +31,8 @@ int64_t get_integer(const char* name);  // kInteger, kSize (bytes; K, M, G suffi
                                         // "10s", "5m", "250ms")
 bool get_bool(const char* name);        // 0/1, true/false, yes/no, on/off
 bool is_set(const char* name);
+// What is wrong with the value that the environment gives, or "" where it is unset or valid.
+std::string complaint(const char* name);
 
 // Warns once in a process about every ZBCCL_* variable that the registry does not know, with the
 // nearest real name.

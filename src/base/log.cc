@@ -3,6 +3,7 @@
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -47,6 +48,10 @@ std::string expand_path(std::string_view pattern) {
   return path;
 }
 
+bool same_word(std::string_view a, std::string_view b) {
+  return a.size() == b.size() && strncasecmp(a.data(), b.data(), a.size()) == 0;
+}
+
 // "INIT,NET" selects, "^COLL" selects all but COLL.
 unsigned parse_subsys(std::string_view list) {
   if (list.empty()) return kAllSubsys;
@@ -56,9 +61,9 @@ unsigned parse_subsys(std::string_view list) {
   while (!list.empty()) {
     const size_t comma = list.find(',');
     const std::string_view word = list.substr(0, comma);
-    if (word == "ALL") mask = kAllSubsys;
+    if (same_word(word, "ALL")) mask = kAllSubsys;
     for (size_t i = 0; i < kSubsysNames.size(); ++i) {
-      if (word == kSubsysNames[i]) mask |= 1U << i;
+      if (same_word(word, kSubsysNames[i])) mask |= 1U << i;
     }
     list = comma == std::string_view::npos ? std::string_view{} : list.substr(comma + 1);
   }
@@ -84,11 +89,13 @@ struct Config {
   void load() {
     const std::string file = env::get_string("ZBCCL_DEBUG_FILE");
     std::shared_ptr<spdlog::sinks::sink> sink;
+    std::string problem = env::complaint("ZBCCL_DEBUG");
     if (!file.empty()) {
       try {
         sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(expand_path(file));
-      } catch (const spdlog::spdlog_ex&) {
-        // Logging must not stop a job: fall through to stderr, where the reader will notice.
+      } catch (const spdlog::spdlog_ex& e) {
+        // Logging must not stop a job: it goes to stderr.
+        problem = zbccl::format("ZBCCL_DEBUG_FILE: {}; logging to standard error", e.what());
       }
     }
     if (!sink) sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
@@ -102,6 +109,20 @@ struct Config {
     }
     level = static_cast<int>(parse_level(env::get_string("ZBCCL_DEBUG")));
     subsys = parse_subsys(env::get_string("ZBCCL_DEBUG_SUBSYS"));
+    if (!problem.empty() && level >= static_cast<int>(Level::kWarn)) {
+      write_line(Level::kWarn, Subsys::kEnv, problem);
+    }
+  }
+
+  void write_line(Level at, Subsys from, std::string_view text) {
+    const std::string line = zbccl::format("{}:{}:{} zbccl {} {} {}", host, getpid(), gettid(),
+                                           level_name(at), subsys_name(from), text);
+    std::shared_ptr<spdlog::logger> to;
+    {
+      const std::lock_guard lock(mutex);
+      to = logger;
+    }
+    to->log(spdlog::level::info, line);
   }
 };
 
@@ -125,15 +146,7 @@ bool enabled(Level level, Subsys subsys) {
 }
 
 void write(Level level, Subsys subsys, std::string_view text) {
-  Config& c = config();
-  const std::string line = zbccl::format("{}:{}:{} zbccl {} {} {}", c.host, getpid(), gettid(),
-                                         level_name(level), subsys_name(subsys), text);
-  std::shared_ptr<spdlog::logger> logger;
-  {
-    const std::lock_guard lock(c.mutex);
-    logger = c.logger;
-  }
-  logger->log(spdlog::level::info, line);
+  config().write_line(level, subsys, text);
 }
 
 void reconfigure() { config().load(); }

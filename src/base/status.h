@@ -1,7 +1,6 @@
 // Status and Result<T>: how every internal function reports failure. Values; any thread.
 #pragma once
 
-#include <cassert>
 #include <optional>
 #include <source_location>
 #include <string>
@@ -81,9 +80,10 @@ Status system_error(std::string_view what, int errno_value,
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}         // NOLINT: converts on purpose
+  Result(T value) : value_(std::move(value)) {}  // NOLINT: converts on purpose
+  // An ok status has no value to go with it, which is a defect of the caller.
   Result(Status status) : status_(std::move(status)) {  // NOLINT: converts on purpose
-    assert(!status_.ok());
+    if (status_.ok()) status_ = Status(Code::kInternal, "a result without a value");
   }
   bool ok() const { return status_.ok(); }
   const Status& status() const { return status_; }
