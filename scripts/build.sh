@@ -5,6 +5,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build=$1 jobs=$2
+# Paths inside the checkout do not count for the compiler's cache, so checkouts share it.
+export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=1
 shift 2
 preset=release
 options=()
