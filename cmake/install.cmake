@@ -41,8 +41,3 @@ install(FILES ${PROJECT_BINARY_DIR}/cmake/zbccl.pc DESTINATION ${CMAKE_INSTALL_L
         COMPONENT development)
 
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/zbccl COMPONENT development)
-
-# A sanitizer's run time would have to be linked into the consumers, so that build is not installed.
-if(ZBCCL_BUILD_TESTS AND ZBCCL_BUILD_TOOLS AND NOT ZBCCL_SANITIZE)
-  add_subdirectory(${PROJECT_SOURCE_DIR}/tests/install)
-endif()
