@@ -5,6 +5,8 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 namespace zbccl::tools {
 
@@ -22,10 +24,16 @@ class UsageError : public std::runtime_error {
 using Action = std::function<int()>;
 
 void add_perf(CLI::App& app, Action& action);
-void add_run(CLI::App& app, Action& action);
+// `program` is what split_program() gave.
+void add_run(CLI::App& app, Action& action, const std::vector<std::string>& program);
 void add_doctor(CLI::App& app, Action& action);
 void add_env(CLI::App& app, Action& action);
 void add_topo(CLI::App& app, Action& action);
 void add_version(CLI::App& app, Action& action);
+
+// Of `zbccl run OPTIONS [--] PROGRAM ARGUMENTS` the program and its arguments, which are no options
+// of ours whatever they look like; `argc` is reduced to what comes before. Empty for other
+// subcommands.
+std::vector<std::string> split_program(int& argc, char** argv);
 
 }  // namespace zbccl::tools

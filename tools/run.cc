@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "command.h"
@@ -38,8 +39,6 @@ std::vector<std::vector<int>> bound_cpus(int ranks) {
 }
 
 int run_program(const RunOptions& options, std::vector<std::string> arguments) {
-  // The mark that ends our own options.
-  if (!arguments.empty() && arguments.front() == "--") arguments.erase(arguments.begin());
   if (arguments.empty()) {
     throw UsageError("run: expected a program, as in: zbccl run -n 4 -- PROGRAM ARGUMENTS");
   }
@@ -61,7 +60,23 @@ int run_program(const RunOptions& options, std::vector<std::string> arguments) {
 
 }  // namespace
 
-void add_run(CLI::App& app, Action& action) {
+std::vector<std::string> split_program(int& argc, char** argv) {
+  if (argc < 2 || std::string_view(argv[1]) != "run") return {};
+  int at = 2;
+  for (; at < argc; ++at) {
+    const std::string_view argument = argv[at];
+    if (argument.size() < 2 || argument[0] != '-' || argument == "--") break;
+    const bool takes_next =
+        argument == "-n" || argument == "--ranks" || argument == "--grace" || argument == "--bind";
+    if (takes_next && at + 1 < argc) ++at;
+  }
+  const int begin = at < argc && std::string_view(argv[at]) == "--" ? at + 1 : at;
+  std::vector<std::string> program(argv + begin, argv + argc);
+  argc = at;
+  return program;
+}
+
+void add_run(CLI::App& app, Action& action, const std::vector<std::string>& program) {
   auto options = std::make_shared<RunOptions>();
   CLI::App* command = app.add_subcommand(
       "run",
@@ -84,11 +99,8 @@ void add_run(CLI::App& app, Action& action) {
       ->add_option("--bind", options->bind,
                    "core: bind each rank to the core that zbccl topo show names; none (default)")
       ->check(CLI::IsMember({"none", "core"}));
-  command->prefix_command();
-  command->callback([&action, options, command] {
-    action = [options, arguments = command->remaining()] {
-      return run_program(*options, arguments);
-    };
+  command->callback([&action, &program, options] {
+    action = [options, &program] { return run_program(*options, program); };
   });
 }
 

@@ -12,6 +12,7 @@ constexpr size_t kMaxHeld = size_t{64} << 10;
 
 // Leaves the target in a state where this stream's text continues its line or begins one.
 void LineStream::begin_line(std::string& out) {
+  shown_ = true;
   if (merged_->open == this) return;
   if (merged_->open != nullptr) out += '\n';
   out += prefix_;
@@ -19,11 +20,17 @@ void LineStream::begin_line(std::string& out) {
 }
 
 void LineStream::feed(std::string_view text, TimePoint now, std::string& out) {
+  // Another rank has ended this line already.
+  if (shown_ && held_.empty() && merged_->open != this && text.starts_with('\n')) {
+    text.remove_prefix(1);
+    shown_ = false;
+  }
   for (size_t end; (end = text.find('\n')) != std::string_view::npos;) {
     begin_line(out);
     out += held_;
     out += text.substr(0, end + 1);
     held_.clear();
+    shown_ = false;
     merged_->open = nullptr;
     text.remove_prefix(end + 1);
   }
@@ -50,6 +57,7 @@ void LineStream::close(std::string& out) {
   flush(out);
   if (merged_->open != this) return;
   out += '\n';
+  shown_ = false;
   merged_->open = nullptr;
 }
 

@@ -43,6 +43,7 @@ class LineStream {
   Merged* merged_;
   std::string held_;  // a line's beginning, not yet shown
   TimePoint held_since_;
+  bool shown_ = false;  // a part of the current line has been passed on
 };
 
 }  // namespace zbccl::tools
