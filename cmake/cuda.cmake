@@ -1,0 +1,18 @@
+# Finds the CUDA compiler. Sets ZBCCL_HAVE_CUDA, which the parts that have device code ask.
+set(ZBCCL_HAVE_CUDA OFF)
+if(NOT ZBCCL_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 90)  # H100 and H200; PTX for later ones comes with it
+    endif()
+    enable_language(CUDA)
+    set(ZBCCL_HAVE_CUDA ON)
+    message(STATUS "CUDA ${CMAKE_CUDA_COMPILER_VERSION} found; this version has kernels for the host device only")
+  elseif(ZBCCL_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "ZBCCL_CUDA is ON and no CUDA compiler was found; set CUDACXX or CMAKE_CUDA_COMPILER")
+  else()
+    message(STATUS "no CUDA compiler found; building for the host device")
+  endif()
+endif()
