@@ -31,12 +31,14 @@ int64_t cpu_quota_millicores() {
   std::string quota;
   int64_t period = 0;
   if (std::ifstream file("/sys/fs/cgroup/cpu.max"); file >> quota >> period) {
-    return quota == "max" || period <= 0 ? 0 : std::strtoll(quota.c_str(), nullptr, 10) * 1000 / period;
+    return quota == "max" || period <= 0 ? 0
+                                         : std::strtoll(quota.c_str(), nullptr, 10) * 1000 / period;
   }
   std::ifstream quota_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
   std::ifstream period_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
   int64_t value = 0;
-  if (quota_file >> value && period_file >> period && value > 0 && period > 0) return value * 1000 / period;
+  if (quota_file >> value && period_file >> period && value > 0 && period > 0)
+    return value * 1000 / period;
   return 0;
 }
 

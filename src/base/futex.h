@@ -16,8 +16,8 @@ namespace zbccl {
 
 static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t));
 
-// Sleeps while *word == expected, at most `limit`; may return early. Not private to the process: the word may lie in
-// shared memory.
+// Sleeps while *word == expected, at most `limit`; may return early. Not private to the process:
+// the word may lie in shared memory.
 inline void futex_wait(const std::atomic<uint32_t>& word, uint32_t expected, Milliseconds limit) {
   const timespec time = {static_cast<time_t>(limit.count() / 1000),
                          static_cast<long>(limit.count() % 1000 * 1'000'000)};

@@ -34,8 +34,8 @@ const char* type_name(DataType type) { return kTypes[static_cast<size_t>(type)].
 const char* op_name(RedOp op) { return kOps[static_cast<size_t>(op)]; }
 const char* operation_name(Operation operation) {
   static constexpr std::array<const char*, kNumOperations> kNames = {
-      "none",      "init", "all_reduce", "all_gather", "reduce_scatter",
-      "broadcast", "barrier", "send", "recv"};
+      "none",      "init",    "all_reduce", "all_gather", "reduce_scatter",
+      "broadcast", "barrier", "send",       "recv"};
   const auto index = static_cast<size_t>(operation);
   return index < kNames.size() ? kNames[index] : "unknown";
 }

@@ -29,13 +29,24 @@ enum class RedOp : int { kSum = 0, kProd, kMin, kMax, kAvg };
 inline constexpr int kNumRedOps = 5;
 
 // What a call does; the numbers travel between ranks.
-enum class Operation : int { kNone = 0, kInit, kAllReduce, kAllGather, kReduceScatter, kBroadcast, kBarrier, kSend, kRecv };
+enum class Operation : int {
+  kNone = 0,
+  kInit,
+  kAllReduce,
+  kAllGather,
+  kReduceScatter,
+  kBroadcast,
+  kBarrier,
+  kSend,
+  kRecv
+};
 inline constexpr int kNumOperations = 9;
 
 size_t type_size(DataType type);
 const char* type_name(DataType type);  // "f32", ...
 const char* op_name(RedOp op);         // "sum", ...
-const char* operation_name(Operation operation);  // "all_reduce", ...; "unknown" outside the enumeration
+const char* operation_name(
+    Operation operation);  // "all_reduce", ...; "unknown" outside the enumeration
 std::optional<DataType> parse_type(std::string_view name);
 std::optional<RedOp> parse_op(std::string_view name);
 bool is_float(DataType type);

@@ -35,9 +35,8 @@ class Servers {
   void add(std::unique_ptr<bootstrap::TcpStoreServer> server) {
     const std::lock_guard lock(mutex_);
     for (Entry& entry : servers_) entry.used = entry.used || entry.server->clients() > 0;
-    std::erase_if(servers_, [](const Entry& entry) {
-      return entry.used && entry.server->clients() == 0;
-    });
+    std::erase_if(servers_,
+                  [](const Entry& entry) { return entry.used && entry.server->clients() == 0; });
     servers_.push_back({std::move(server), false});
   }
 
@@ -157,9 +156,9 @@ zbcclResult_t zbcclStoreCreateC10d(const char* host, int port, zbcclStore_t* sto
     if (port < 1 || port > 65535) {
       return error(Code::kInvalidArgument, "{} is not a port", port);
     }
-    ZBCCL_ASSIGN_OR_RETURN(
-        auto made, bootstrap::connect_c10d_store(host, static_cast<uint16_t>(port),
-                                                 init_deadline(comm::Options{})));
+    ZBCCL_ASSIGN_OR_RETURN(auto made,
+                           bootstrap::connect_c10d_store(host, static_cast<uint16_t>(port),
+                                                         init_deadline(comm::Options{})));
     *store = capi::Shells<zbcclStore>::make(std::move(made));
     return {};
   });

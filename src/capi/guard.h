@@ -1,4 +1,5 @@
-// What every function of the C boundary does: no exception leaves it, and the message of an error is kept for the thread.
+// What every function of the C boundary does: no exception leaves it, and the message of an error
+// is kept for the thread.
 #pragma once
 
 #include <zbccl/zbccl.h>

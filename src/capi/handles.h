@@ -1,4 +1,5 @@
-// The objects behind the C handles. Shells are never freed but used again, so a handle that was destroyed is recognised.
+// The objects behind the C handles. Shells are never freed but used again, so a handle that was
+// destroyed is recognised.
 #pragma once
 
 #include <zbccl/zbccl.h>

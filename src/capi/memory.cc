@@ -21,9 +21,8 @@ zbcclResult_t zbcclMemAlloc(void** ptr, size_t size) {
 }
 
 zbcclResult_t zbcclMemFree(void* ptr) {
-  return capi::guard([&]() -> Status {
-    return ptr == nullptr ? Status() : memory::Pool::process().free(ptr);
-  });
+  return capi::guard(
+      [&]() -> Status { return ptr == nullptr ? Status() : memory::Pool::process().free(ptr); });
 }
 
 zbcclResult_t zbcclMemGetReport(zbcclMemReport_t* report) {

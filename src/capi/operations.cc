@@ -72,9 +72,9 @@ zbcclResult_t zbcclReduceScatter(const void* send, void* recv, size_t count, zbc
 
 zbcclResult_t zbcclBroadcast(const void* send, void* recv, size_t count, zbcclDataType_t type,
                              int root, zbcclComm_t comm, const zbcclCall_t* call) {
-  return run({Operation::kBroadcast, send, recv, count, static_cast<DataType>(type), RedOp::kSum,
-              root},
-             comm, call);
+  return run(
+      {Operation::kBroadcast, send, recv, count, static_cast<DataType>(type), RedOp::kSum, root},
+      comm, call);
 }
 
 zbcclResult_t zbcclBarrier(zbcclComm_t comm, const zbcclCall_t* call) {
@@ -83,22 +83,20 @@ zbcclResult_t zbcclBarrier(zbcclComm_t comm, const zbcclCall_t* call) {
 
 zbcclResult_t zbcclSend(const void* send, size_t count, zbcclDataType_t type, int peer,
                         zbcclComm_t comm, const zbcclCall_t* call) {
-  return make_call(comm, call,
-                   [&](Milliseconds timeout, std::shared_ptr<comm::Work>* work) -> Status {
-                     ZBCCL_RETURN_IF_ERROR(check_type(type));
-                     return comm->object->send(send, count, static_cast<DataType>(type), peer,
-                                               timeout, work);
-                   });
+  return make_call(
+      comm, call, [&](Milliseconds timeout, std::shared_ptr<comm::Work>* work) -> Status {
+        ZBCCL_RETURN_IF_ERROR(check_type(type));
+        return comm->object->send(send, count, static_cast<DataType>(type), peer, timeout, work);
+      });
 }
 
 zbcclResult_t zbcclRecv(void* recv, size_t count, zbcclDataType_t type, int peer, zbcclComm_t comm,
                         const zbcclCall_t* call) {
-  return make_call(comm, call,
-                   [&](Milliseconds timeout, std::shared_ptr<comm::Work>* work) -> Status {
-                     ZBCCL_RETURN_IF_ERROR(check_type(type));
-                     return comm->object->recv(recv, count, static_cast<DataType>(type), peer,
-                                               timeout, work);
-                   });
+  return make_call(
+      comm, call, [&](Milliseconds timeout, std::shared_ptr<comm::Work>* work) -> Status {
+        ZBCCL_RETURN_IF_ERROR(check_type(type));
+        return comm->object->recv(recv, count, static_cast<DataType>(type), peer, timeout, work);
+      });
 }
 
 zbcclResult_t zbcclWorkWait(zbcclWork_t work, int64_t timeout_ms) {

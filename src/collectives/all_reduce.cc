@@ -1,5 +1,6 @@
-// all_reduce. One-shot: bytes read nranks * S, written S, one meeting. Two-shot: read S, written S (a chunk of every input
-// to the same chunk of every output), two meetings; nothing lies in library memory in between.
+// all_reduce. One-shot: bytes read nranks * S, written S, one meeting. Two-shot: read S, written S
+// (a chunk of every input to the same chunk of every output), two meetings; nothing lies in library
+// memory in between.
 #include "collectives/collective.h"
 #include "collectives/reduction.h"
 #include "kernels/reduce.h"

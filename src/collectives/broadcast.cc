@@ -1,4 +1,5 @@
-// broadcast. Every rank reads the root's input from where it lies; only the root waits for the others to finish.
+// broadcast. Every rank reads the root's input from where it lies; only the root waits for the
+// others to finish.
 #include "collectives/collective.h"
 #include "kernels/reduce.h"
 #include "transport/buffer.h"

@@ -1,5 +1,6 @@
-// One collective call and the functions that run it on a team. The arguments are checked by check() before anything is
-// shown to the other ranks; run() is called on every rank of the team in the same order.
+// One collective call and the functions that run it on a team. The arguments are checked by check()
+// before anything is shown to the other ranks; run() is called on every rank of the team in the
+// same order.
 #pragma once
 
 #include <cstddef>

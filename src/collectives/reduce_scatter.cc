@@ -1,4 +1,5 @@
-// reduce_scatter. Every rank reduces its own block: out of the outboxes (small), or straight out of all inputs.
+// reduce_scatter. Every rank reduces its own block: out of the outboxes (small), or straight out of
+// all inputs.
 #include "collectives/collective.h"
 #include "collectives/reduction.h"
 #include "kernels/reduce.h"
@@ -30,13 +31,11 @@ Status one_shot(Context& context, const Collective& call) {
 Status direct(Context& context, const Collective& call) {
   using transport::LocalBuffer;
   transport::Team& team = context.team;
-  const size_t bytes =
-      call.count * type_size(call.type) * static_cast<size_t>(team.size());
+  const size_t bytes = call.count * type_size(call.type) * static_cast<size_t>(team.size());
   ZBCCL_ASSIGN_OR_RETURN(const LocalBuffer input, LocalBuffer::input(team, call.send, bytes));
   context.staged = input.staged();
   ZBCCL_RETURN_IF_ERROR(team.enter(signature_of(context, call), input.ref(), {}, call.timeout));
-  const Status status =
-      reduce_range(context, call, own_block(context, call), Target::kOwnOutput);
+  const Status status = reduce_range(context, call, own_block(context, call), Target::kOwnOutput);
   if (!status.ok()) return team.give_up(status);
   return team.sync();  // nobody returns, and changes its input, before all have read it
 }

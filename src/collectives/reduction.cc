@@ -12,7 +12,8 @@ namespace {
 
 using transport::RemoteBuffer;
 
-constexpr size_t kPiece = 32 << 10;  // of an unmapped buffer at a time: all sources of a piece stay in the second-level cache
+constexpr size_t kPiece = 32 << 10;  // of an unmapped buffer at a time: all sources of a piece stay
+                                     // in the second-level cache
 constexpr size_t kInlineRanks = 16;
 
 // An array of one element per rank that needs no allocation for the usual numbers of ranks.
@@ -30,8 +31,9 @@ class PerRank {
   std::vector<T> heap_;
 };
 
-kernels::ReduceArgs make_args(const Context& context, const Collective& call, const void* const* src,
-                              void* const* dst, size_t num_dst, size_t count) {
+kernels::ReduceArgs make_args(const Context& context, const Collective& call,
+                              const void* const* src, void* const* dst, size_t num_dst,
+                              size_t count) {
   const auto n = static_cast<size_t>(context.team.size());
   kernels::ReduceArgs args = {};
   args.src = src;
@@ -46,7 +48,8 @@ kernels::ReduceArgs make_args(const Context& context, const Collective& call, co
   return args;
 }
 
-// Pieces of memory that is not mapped here are read into scratch, reduced there, and written from there.
+// Pieces of memory that is not mapped here are read into scratch, reduced there, and written from
+// there.
 Status reduce_pieces(Context& context, const Collective& call, plan::Range range,
                      PerRank<RemoteBuffer>& in, PerRank<RemoteBuffer>& out, Target target) {
   transport::Team& team = context.team;

@@ -1,4 +1,5 @@
-// What the reducing collectives share: summing a range of every rank's input into one or all outputs.
+// What the reducing collectives share: summing a range of every rank's input into one or all
+// outputs.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +12,9 @@ namespace zbccl::collectives {
 
 enum class Target { kOwnOutput, kAllOutputs };
 
-// Reduces elements [range) of every rank's shown input, in rank order. kOwnOutput: to call.recv[0, range.size()).
-// kAllOutputs: to the same range of every rank's shown output. The team has entered the operation.
+// Reduces elements [range) of every rank's shown input, in rank order. kOwnOutput: to call.recv[0,
+// range.size()). kAllOutputs: to the same range of every rank's shown output. The team has entered
+// the operation.
 Status reduce_range(Context& context, const Collective& call, plan::Range range, Target target);
 
 // One-shot: reduces elements [range) of every rank's outbox to call.recv[0, range.size()).

@@ -1,4 +1,5 @@
-// How a communicator comes to be: join, connect to the peers' processes, show each other the control memory, meet once.
+// How a communicator comes to be: join, connect to the peers' processes, show each other the
+// control memory, meet once.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -9,9 +10,9 @@
 #include "base/log.h"
 #include "bootstrap/rendezvous.h"
 #include "comm/communicator.h"
-#include "zbccl/version.h"
 #include "comm/graveyard.h"
 #include "memory/pool.h"
+#include "zbccl/version.h"
 
 namespace zbccl::comm {
 namespace {
@@ -47,8 +48,8 @@ Result<std::vector<T>> parse_all(const std::vector<std::string>& blobs) {
   std::vector<T> values(blobs.size());
   for (size_t i = 0; i < blobs.size(); ++i) {
     if (blobs[i].size() != sizeof(T)) {
-      return error(Code::kVersionMismatch, "rank {} introduced itself with {} bytes, expected {}", i,
-                   blobs[i].size(), sizeof(T));
+      return error(Code::kVersionMismatch, "rank {} introduced itself with {} bytes, expected {}",
+                   i, blobs[i].size(), sizeof(T));
     }
     std::memcpy(static_cast<void*>(&values[i]), blobs[i].data(), sizeof(T));
   }
@@ -92,7 +93,8 @@ bool decide_spin(const std::vector<Hello>& all) {
 }
 
 Options with_defaults(Options options) {
-  if (options.timeout.count() <= 0) options.timeout = Milliseconds(env::get_integer("ZBCCL_TIMEOUT"));
+  if (options.timeout.count() <= 0)
+    options.timeout = Milliseconds(env::get_integer("ZBCCL_TIMEOUT"));
   if (options.init_timeout.count() <= 0) {
     options.init_timeout = Milliseconds(env::get_integer("ZBCCL_INIT_TIMEOUT"));
   }
@@ -110,8 +112,12 @@ class Builder {
  public:
   Builder(std::shared_ptr<bootstrap::Store> store, std::string name, int rank, int nranks,
           const Options& options)
-      : store_(std::move(store)), name_(std::move(name)), rank_(rank), nranks_(nranks),
-        options_(with_defaults(options)), deadline_(Deadline::after(options_.init_timeout)) {}
+      : store_(std::move(store)),
+        name_(std::move(name)),
+        rank_(rank),
+        nranks_(nranks),
+        options_(with_defaults(options)),
+        deadline_(Deadline::after(options_.init_timeout)) {}
 
   Result<std::unique_ptr<Communicator>> build() {
     reap();
@@ -131,9 +137,8 @@ class Builder {
     hello.one_shot_override = static_cast<uint64_t>(env::get_integer("ZBCCL_ONE_SHOT_MAX"));
     hello.epoch_base = static_cast<uint32_t>(env::get_integer("ZBCCL_EPOCH_BASE"));
     hello.wait = static_cast<uint32_t>(options_.wait);
-    ZBCCL_ASSIGN_OR_RETURN(
-        const auto blobs,
-        bootstrap::join(*store_, name_, rank_, nranks_, as_text(hello), deadline_));
+    ZBCCL_ASSIGN_OR_RETURN(const auto blobs, bootstrap::join(*store_, name_, rank_, nranks_,
+                                                             as_text(hello), deadline_));
     ZBCCL_ASSIGN_OR_RETURN(hellos_, parse_all<Hello>(blobs));
     for (int r = 0; r < nranks_; ++r) {
       if (at(r).process.host == at(0).process.host) continue;
@@ -170,8 +175,9 @@ class Builder {
     mine.code = static_cast<int32_t>(connected.code());
     mine.attachable = attachable_ ? 1 : 0;
     if (connected.ok()) ZBCCL_RETURN_IF_ERROR(allocate(&mine));
-    ZBCCL_ASSIGN_OR_RETURN(const auto blobs, bootstrap::all_gather(*store_, name_ + "/show", rank_,
-                                                                   nranks_, as_text(mine), deadline_));
+    ZBCCL_ASSIGN_OR_RETURN(
+        const auto blobs,
+        bootstrap::all_gather(*store_, name_ + "/show", rank_, nranks_, as_text(mine), deadline_));
     ZBCCL_RETURN_IF_ERROR(connected);
     ZBCCL_ASSIGN_OR_RETURN(const auto showings, parse_all<Showing>(blobs));
     for (int r = 0; r < nranks_; ++r) {

@@ -49,7 +49,8 @@ Communicator::~Communicator() {
   channels_.reset();
   team_.reset();
   bury(std::move(grave));
-  // Peers in other processes leave about now, as a rule: a short wait lets the last communicator leave nothing behind.
+  // Peers in other processes leave about now, as a rule: a short wait lets the last communicator
+  // leave nothing behind.
   const Deadline soon = Deadline::after(Milliseconds(20));
   while (!reap() && apart && !soon.passed()) {
     std::this_thread::sleep_for(std::chrono::microseconds(200));
@@ -205,11 +206,10 @@ Result<std::unique_ptr<Communicator>> Communicator::split(int color, int key,
   const Milliseconds timeout =
       options.init_timeout.count() > 0 ? options.init_timeout : options_.init_timeout;
   const std::string round = format("{}/split{}", name_, number);
-  ZBCCL_ASSIGN_OR_RETURN(
-      const std::vector<std::string> all,
-      bootstrap::all_gather(*store_, round, rank(), size(),
-                            {reinterpret_cast<const char*>(&mine), sizeof mine},
-                            Deadline::after(timeout)));
+  ZBCCL_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                         bootstrap::all_gather(*store_, round, rank(), size(),
+                                               {reinterpret_cast<const char*>(&mine), sizeof mine},
+                                               Deadline::after(timeout)));
   std::vector<std::pair<int, int>> members;  // key, old rank
   for (int r = 0; r < size(); ++r) {
     const std::string& blob = all[static_cast<size_t>(r)];

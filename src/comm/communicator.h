@@ -1,4 +1,5 @@
-// One rank's membership in a group: runs operations in order, blocking or not, and ends them when something fails.
+// One rank's membership in a group: runs operations in order, blocking or not, and ends them when
+// something fails.
 //
 // One thread at a time, except abort(), state() and stats(), which any thread may call.
 #pragma once
@@ -42,7 +43,8 @@ class Communicator {
   static Result<std::unique_ptr<Communicator>> create(std::shared_ptr<bootstrap::Store> store,
                                                       const std::string& name, int rank, int nranks,
                                                       const Options& options);
-  // Waits for asynchronous work, says that this rank leaves, and gives the memory back once no peer uses it.
+  // Waits for asynchronous work, says that this rank leaves, and gives the memory back once no peer
+  // uses it.
   ~Communicator();
 
   int rank() const { return team_->rank(); }

@@ -1,4 +1,5 @@
-// Control memory of communicators that this process has left, kept until no peer can read or write it any more. Any thread.
+// Control memory of communicators that this process has left, kept until no peer can read or write
+// it any more. Any thread.
 #pragma once
 
 #include <memory>

@@ -1,11 +1,12 @@
 #include "comm/work.h"
 
-#include <pthread.h>
+#include "base/thread.h"
 
 namespace zbccl::comm {
 
 void Work::complete(const Status& status) {
-  // Notified under the lock: the owner may free the handle as soon as it sees that the work is done.
+  // Notified under the lock: the owner may free the handle as soon as it sees that the work is
+  // done.
   const std::lock_guard lock(mutex_);
   status_ = status;
   done_ = true;
@@ -46,8 +47,7 @@ void CollectiveLane::post(std::function<void()> call) {
   const std::lock_guard lock(mutex_);
   calls_.push_back(std::move(call));
   if (!thread_.joinable()) {
-    thread_ = std::thread([this] { run(); });
-    pthread_setname_np(thread_.native_handle(), "zbccl-coll");
+    thread_ = start_thread("zbccl-coll", [this] { run(); });
   }
   changed_.notify_all();
 }
@@ -95,8 +95,7 @@ void TransferLane::post(const std::shared_ptr<transport::Transfer>& transfer) {
   ++posted_;
   pending_ = true;
   if (!thread_.joinable()) {
-    thread_ = std::thread([this] { run(); });
-    pthread_setname_np(thread_.native_handle(), "zbccl-p2p");
+    thread_ = start_thread("zbccl-p2p", [this] { run(); });
   }
   changed_.notify_all();
 }

@@ -18,7 +18,8 @@ namespace zbccl::comm {
 class Work {
  public:
   void complete(const Status& status);
-  // The call's result once it is done; kTimeout leaves it running. A timeout of zero waits as long as it takes.
+  // The call's result once it is done; kTimeout leaves it running. A timeout of zero waits as long
+  // as it takes.
   Status wait(Milliseconds timeout);
   bool done() const;
   // Once done.
@@ -31,7 +32,8 @@ class Work {
   Status status_;
 };
 
-// Runs collectives one after the other, in the order they were posted, on a thread that is started by the first.
+// Runs collectives one after the other, in the order they were posted, on a thread that is started
+// by the first.
 class CollectiveLane {
  public:
   ~CollectiveLane();

@@ -22,9 +22,9 @@ Status transfer(Transfer call, const char* what, int pid, void* local, uint64_t 
     } else if (moved < 0 && errno == ESRCH) {
       return error(Code::kRemoteFailed, "process {} is gone while its memory was {}", pid, what);
     } else if (moved == 0 || errno != EINTR) {
-      return system_error(
-          format("memory of process {} at {:#x} ({} bytes) cannot be {}", pid, address, bytes, what),
-          moved == 0 ? EFAULT : errno);
+      return system_error(format("memory of process {} at {:#x} ({} bytes) cannot be {}", pid,
+                                 address, bytes, what),
+                          moved == 0 ? EFAULT : errno);
     }
   }
   return {};

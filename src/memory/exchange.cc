@@ -1,6 +1,5 @@
 #include "memory/exchange.h"
 
-#include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
@@ -12,6 +11,7 @@
 
 #include "base/fork_guard.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "memory/pool.h"
 #include "memory/unix_socket.h"
 
@@ -54,15 +54,15 @@ Result<std::shared_ptr<Exchange>> Exchange::acquire() {
 
 Status Exchange::start() {
   ZBCCL_ASSIGN_OR_RETURN(info_, make_process_info());
-  if (getrandom(&probe_, sizeof probe_, 0) != sizeof probe_) return system_error("getrandom", errno);
+  if (getrandom(&probe_, sizeof probe_, 0) != sizeof probe_)
+    return system_error("getrandom", errno);
   ZBCCL_ASSIGN_OR_RETURN(listener_, listen_unix(socket_name(info_.nonce), 4096));
   epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
   wake_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!epoll_.valid() || !wake_.valid()) return system_error("cannot create an epoll set", errno);
   ZBCCL_RETURN_IF_ERROR(watch(epoll_.get(), listener_.get()));
   ZBCCL_RETURN_IF_ERROR(watch(epoll_.get(), wake_.get()));
-  thread_ = std::thread([this] { run(); });
-  pthread_setname_np(thread_.native_handle(), "zbccl-service");
+  thread_ = start_thread("zbccl-service", [this] { run(); });
   return {};
 }
 
@@ -79,7 +79,8 @@ Result<std::shared_ptr<PeerProcess>> Exchange::peer(const ProcessInfo& info, Dea
     const std::lock_guard lock(peers_mutex_);
     if (auto known = peers_[info.nonce].lock()) return known;
   }
-  // Connected without the lock: two processes that connect to each other need each other's service threads.
+  // Connected without the lock: two processes that connect to each other need each other's service
+  // threads.
   std::shared_ptr<PeerProcess> process;
   if (info.nonce == info_.nonce) {
     process = PeerProcess::self(info_);
@@ -161,7 +162,14 @@ void Exchange::drop_late_strangers() {
 void Exchange::accept_clients() {
   for (;;) {
     UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket.valid()) return;  // none left; or out of descriptors, and the peer's deadline tells
+    if (!socket.valid()) {
+      // Out of descriptors: the callers stay queued, and looking again at once would only burn a
+      // core.
+      if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+        std::this_thread::sleep_for(Milliseconds(10));
+      }
+      return;
+    }
     const auto strangers =
         static_cast<size_t>(std::count_if(clients_.begin(), clients_.end(), [](const auto& item) {
           return item.second.state != Client::State::kServing;
@@ -196,9 +204,9 @@ Status Exchange::answer_hello(Client& client) {
   ZBCCL_ASSIGN_OR_RETURN(challenge.nonce, bootstrap::make_nonce());
   client.client_nonce = hello.nonce;
   client.server_nonce = challenge.nonce;
-  ZBCCL_ASSIGN_OR_RETURN(challenge.proof,
-                         bootstrap::make_proof(info_.secret, bootstrap::Role::kServer, hello.nonce,
-                                               challenge.nonce));
+  ZBCCL_ASSIGN_OR_RETURN(
+      challenge.proof,
+      bootstrap::make_proof(info_.secret, bootstrap::Role::kServer, hello.nonce, challenge.nonce));
   client.state = Client::State::kProof;
   return send_message(client.socket.get(), as_message(challenge));
 }

@@ -1,5 +1,5 @@
-// The process's service thread: hands segments to peers that prove themselves, and watches the peers' lives. It runs while
-// a communicator exists. Any thread.
+// The process's service thread: hands segments to peers that prove themselves, and watches the
+// peers' lives. It runs while a communicator exists. Any thread.
 #pragma once
 
 #include <atomic>
@@ -20,7 +20,8 @@ namespace zbccl::memory {
 
 class Exchange {
  public:
-  // The running service of this process, started by the first who asks and stopped with the last owner.
+  // The running service of this process, started by the first who asks and stopped with the last
+  // owner.
   static Result<std::shared_ptr<Exchange>> acquire();
   ~Exchange();
 
@@ -28,7 +29,8 @@ class Exchange {
   // The peer process, connected by the first who asks; its death is reported to the observers.
   Result<std::shared_ptr<PeerProcess>> peer(const ProcessInfo& info, Deadline deadline);
 
-  // Called on the service thread with the nonce of a peer process that has died. remove_observer() waits for a running call.
+  // Called on the service thread with the nonce of a peer process that has died. remove_observer()
+  // waits for a running call.
   using Observer = std::function<void(uint64_t nonce)>;
   uint64_t add_observer(Observer observer);
   void remove_observer(uint64_t id);

@@ -1,4 +1,5 @@
-// The messages between a process and a peer's service thread. Plain bytes on one machine: host order, fixed sizes.
+// The messages between a process and a peer's service thread. Plain bytes on one machine: host
+// order, fixed sizes.
 #pragma once
 
 #include <cstdint>

@@ -15,7 +15,8 @@
 namespace zbccl::memory {
 namespace {
 
-// Mutual proof; the service speaks first of what it knows, so that nothing is sent to an impostor on the same name.
+// Mutual proof; the service speaks first of what it knows, so that nothing is sent to an impostor
+// on the same name.
 Result<ExchangeWelcome> prove(int connection, const bootstrap::Secret& secret, Deadline deadline) {
   ExchangeHello hello;
   ZBCCL_ASSIGN_OR_RETURN(hello.nonce, bootstrap::make_nonce());
@@ -26,7 +27,8 @@ Result<ExchangeWelcome> prove(int connection, const bootstrap::Secret& secret, D
     return error(Code::kNetwork, "a local process does not speak zbccl's protocol");
   }
   if (challenge.version != kExchangeVersion) {
-    return error(Code::kVersionMismatch, "a local process speaks memory exchange version {}, this one {}",
+    return error(Code::kVersionMismatch,
+                 "a local process speaks memory exchange version {}, this one {}",
                  challenge.version, kExchangeVersion);
   }
   ZBCCL_ASSIGN_OR_RETURN(
@@ -106,8 +108,8 @@ Result<std::byte*> PeerProcess::import_segment(uint32_t number, Deadline deadlin
   ZBCCL_ASSIGN_OR_RETURN(mappings_[number], map_segment(fd.get(), reply.reserve));
   std::byte* base = mappings_[number].base();
   bases_[number].store(base, std::memory_order_release);
-  log::trace(log::Subsys::kMem, "imported segment {} of process {}, {} bytes reserved", number, pid_,
-             reply.reserve);
+  log::trace(log::Subsys::kMem, "imported segment {} of process {}, {} bytes reserved", number,
+             pid_, reply.reserve);
   return base;
 }
 

@@ -18,7 +18,8 @@ namespace zbccl::memory {
 
 class PeerProcess {
  public:
-  // Proves itself to the peer's service thread, probes what the system allows and opens a handle on its life.
+  // Proves itself to the peer's service thread, probes what the system allows and opens a handle on
+  // its life.
   static Result<std::shared_ptr<PeerProcess>> connect(const ProcessInfo& peer, Deadline deadline);
   // The calling process as its own peer: its memory is reached as it is.
   static std::shared_ptr<PeerProcess> self(const ProcessInfo& info);
@@ -29,7 +30,8 @@ class PeerProcess {
   int pid() const { return pid_; }
   // Ordinary memory of that process can be read and written from here.
   bool attachable() const { return attachable_; }
-  // A pidfd, readable once the process has ended; where there is none, the connection, which then hangs up.
+  // A pidfd, readable once the process has ended; where there is none, the connection, which then
+  // hangs up.
   int life_fd() const { return has_pidfd() ? life_.get() : connection_.get(); }
   bool has_pidfd() const { return life_.valid(); }
   bool dead() const;

@@ -11,7 +11,8 @@
 namespace zbccl::memory {
 namespace {
 
-constexpr size_t kAlignment = 128;  // a pair of cache lines: no false sharing between blocks, even by prefetch
+constexpr size_t kAlignment =
+    128;  // a pair of cache lines: no false sharing between blocks, even by prefetch
 constexpr size_t kPageBlock = 64 << 10;  // blocks of this size and more start on pages
 constexpr size_t kPage = 4096;
 constexpr size_t kGrowth = 1 << 20;
@@ -23,7 +24,8 @@ size_t default_reserve() {
   const auto configured = static_cast<size_t>(env::get_integer("ZBCCL_POOL_RESERVE"));
   if (configured > 0) return configured;
   struct sysinfo info = {};
-  const size_t total = sysinfo(&info) == 0 ? static_cast<size_t>(info.totalram) * info.mem_unit : size_t{1} << 30;
+  const size_t total =
+      sysinfo(&info) == 0 ? static_cast<size_t>(info.totalram) * info.mem_unit : size_t{1} << 30;
   return std::clamp(total, size_t{64} << 20, size_t{64} << 30);
 }
 
@@ -32,9 +34,11 @@ size_t default_reserve() {
 Pool& Pool::process() {
   static std::atomic<Pool*> pool{nullptr};
   static std::atomic<uint32_t> generation{0};
-  static std::atomic_flag making = ATOMIC_FLAG_INIT;  // a mutex could be held by a thread that fork() left behind
+  static std::atomic_flag making =
+      ATOMIC_FLAG_INIT;  // a mutex could be held by a thread that fork() left behind
   Pool* current = pool.load(std::memory_order_acquire);
-  if (current != nullptr && generation.load(std::memory_order_acquire) == fork_generation()) return *current;
+  if (current != nullptr && generation.load(std::memory_order_acquire) == fork_generation())
+    return *current;
   while (making.test_and_set(std::memory_order_acquire)) {
   }
   current = pool.load(std::memory_order_acquire);
@@ -52,7 +56,8 @@ Pool::Pool() : keep_(static_cast<size_t>(env::get_integer("ZBCCL_POOL_KEEP"))) {
 Status Pool::add_segment(size_t at_least) {
   const uint32_t index = num_segments_.load(std::memory_order_relaxed);
   if (index == kMaxSegments) {
-    return error(Code::kOutOfMemory, "the pool has {} segments, the most it can have", kMaxSegments);
+    return error(Code::kOutOfMemory, "the pool has {} segments, the most it can have",
+                 kMaxSegments);
   }
   const size_t reserve = std::max(default_reserve(), round_up(at_least, kPage));
   auto segment = Segment::create(reserve);
@@ -112,7 +117,8 @@ Result<uintptr_t> Pool::extend(size_t size) {
 }
 
 Result<void*> Pool::allocate(size_t bytes, Use use) {
-  if (bytes > (size_t{1} << 46)) return error(Code::kOutOfMemory, "cannot allocate {} bytes", bytes);
+  if (bytes > (size_t{1} << 46))
+    return error(Code::kOutOfMemory, "cannot allocate {} bytes", bytes);
   const size_t size = round_up(std::max(bytes, size_t{1}), kAlignment);
   const std::lock_guard lock(mutex_);
   uintptr_t at = take_free(size);
@@ -150,7 +156,8 @@ Status Pool::free(void* block) {
 void Pool::give_back(uintptr_t at, size_t size) {
   free_dirty_ += size;
   const auto is_base = [&](uintptr_t address) {
-    return std::any_of(ranges_.begin(), ranges_.begin() + num_segments_.load(std::memory_order_relaxed),
+    return std::any_of(ranges_.begin(),
+                       ranges_.begin() + num_segments_.load(std::memory_order_relaxed),
                        [&](const Range& range) { return range.base == address; });
   };
   const auto next = free_by_address_.find(at + size);
@@ -201,7 +208,8 @@ void Pool::release(const void* address) {
 Result<std::pair<int, size_t>> Pool::segment_handle(uint32_t segment) {
   const std::lock_guard lock(mutex_);
   if (segment >= segments_.size()) {
-    return error(Code::kInvalidArgument, "segment {} does not exist; there are {}", segment, segments_.size());
+    return error(Code::kInvalidArgument, "segment {} does not exist; there are {}", segment,
+                 segments_.size());
   }
   return std::pair(segments_[segment]->fd(), segments_[segment]->reserved());
 }

@@ -1,5 +1,5 @@
-// The process's registered memory: an allocator over segments. All communicators and all ranks of the process share it.
-// Any thread.
+// The process's registered memory: an allocator over segments. All communicators and all ranks of
+// the process share it. Any thread.
 #pragma once
 
 #include <array>
@@ -46,7 +46,8 @@ class Pool {
 
   // Aligned to 128 bytes; contents undefined. A size of 0 gives a valid, unique pointer.
   Result<void*> allocate(size_t bytes, Use use);
-  // kInvalidArgument if `block` is not a live block. A leased block is reused only after its last lease.
+  // kInvalidArgument if `block` is not a live block. A leased block is reused only after its last
+  // lease.
   Status free(void* block);
 
   // The location of [address, address + bytes) if it lies in the pool. Lock-free.
@@ -70,7 +71,8 @@ class Pool {
   // For exporting: descriptor (owned by the pool) and reserve of a segment.
   Result<std::pair<int, size_t>> segment_handle(uint32_t segment);
 
-  // Keeps the block that `address` lies in from being reused until release(). False if it lies in no live block.
+  // Keeps the block that `address` lies in from being reused until release(). False if it lies in
+  // no live block.
   bool lease(const void* address);
   void release(const void* address);
 
@@ -116,7 +118,8 @@ class Lease {
  public:
   Lease() = default;
   // Leases nothing if `address` is not in the pool.
-  explicit Lease(const void* address) : address_(Pool::process().lease(address) ? address : nullptr) {}
+  explicit Lease(const void* address)
+      : address_(Pool::process().lease(address) ? address : nullptr) {}
   Lease(Lease&& other) noexcept : address_(std::exchange(other.address_, nullptr)) {}
   Lease& operator=(Lease&& other) noexcept {
     std::swap(address_, other.address_);

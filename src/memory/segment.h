@@ -1,5 +1,6 @@
-// A range of host memory that other processes can map: a memfd, mapped once over its whole reserve and grown by ftruncate,
-// so that peers never have to map again. Not thread-safe, but base() and reserved() never change.
+// A range of host memory that other processes can map: a memfd, mapped once over its whole reserve
+// and grown by ftruncate, so that peers never have to map again. Not thread-safe, but base() and
+// reserved() never change.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +14,8 @@ namespace zbccl::memory {
 
 class Segment {
  public:
-  // Reserves `reserve` bytes of address space (rounded up to pages); no memory is taken before it is touched.
+  // Reserves `reserve` bytes of address space (rounded up to pages); no memory is taken before it
+  // is touched.
   static Result<std::unique_ptr<Segment>> create(size_t reserve);
 
   std::byte* base() const { return mapping_.base(); }
@@ -23,7 +25,8 @@ class Segment {
 
   // Makes [0, bytes) usable, here and for every peer. Never shrinks.
   Status grow(size_t bytes);
-  // Gives the pages wholly inside [offset, offset + bytes) back to the system; they read as zero afterwards.
+  // Gives the pages wholly inside [offset, offset + bytes) back to the system; they read as zero
+  // afterwards.
   void release(size_t offset, size_t bytes);
   // Physical memory behind the segment now.
   size_t resident() const;

@@ -48,7 +48,8 @@ Result<UniqueFd> connect_unix(const std::string& name, Deadline deadline) {
     result = connect(fd.get(), reinterpret_cast<sockaddr*>(&address), length);
   } while (result != 0 && errno == EINTR);
   if (result != 0) {
-    if (errno == EAGAIN) return error(Code::kTimeout, "a local process did not accept a connection");
+    if (errno == EAGAIN)
+      return error(Code::kTimeout, "a local process did not accept a connection");
     return Status(Code::kNetwork, format("cannot connect to a local process: {}", strerror(errno)));
   }
   return fd;
@@ -114,10 +115,9 @@ Status receive_message(int socket, std::span<std::byte> message, UniqueFd* fd, D
     return Status(Code::kNetwork, format("a local connection broke: {}", strerror(errno)));
   }
   if (received != static_cast<ssize_t>(message.size()) || (header.msg_flags & MSG_TRUNC) != 0) {
-    return received == 0
-               ? error(Code::kNetwork, "a local process closed its connection")
-               : error(Code::kNetwork, "a local process sent {} bytes, expected {}", received,
-                       message.size());
+    return received == 0 ? error(Code::kNetwork, "a local process closed its connection")
+                         : error(Code::kNetwork, "a local process sent {} bytes, expected {}",
+                                 received, message.size());
   }
   return {};
 }

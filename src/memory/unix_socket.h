@@ -1,4 +1,5 @@
-// Datagram-preserving Unix sockets in the abstract namespace: nothing in the file system, gone with their process.
+// Datagram-preserving Unix sockets in the abstract namespace: nothing in the file system, gone with
+// their process.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +19,8 @@ Result<UniqueFd> connect_unix(const std::string& name, Deadline deadline);
 // Sends one message, with a descriptor if `fd` >= 0. Never raises SIGPIPE.
 Status send_message(int socket, std::span<const std::byte> message, int fd = -1);
 
-// Receives one message of exactly `message.size()` bytes; a descriptor that came with it goes to *fd (may be nullptr).
-// kNetwork if the peer closed or sent another size, kTimeout at the deadline.
+// Receives one message of exactly `message.size()` bytes; a descriptor that came with it goes to
+// *fd (may be nullptr). kNetwork if the peer closed or sent another size, kTimeout at the deadline.
 Status receive_message(int socket, std::span<std::byte> message, UniqueFd* fd, Deadline deadline);
 
 // Process id of the other end as this process sees it.

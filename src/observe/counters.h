@@ -1,4 +1,5 @@
-// What the library moved besides the one necessary time, and what it holds. Process-wide and per communicator; any thread.
+// What the library moved besides the one necessary time, and what it holds. Process-wide and per
+// communicator; any thread.
 #pragma once
 
 #include <atomic>
@@ -6,8 +7,8 @@
 
 namespace zbccl::observe {
 
-// Payload counted as design words: staged (moved once more only to move it), landing (left in library memory by a
-// reduction on its way).
+// Payload counted as design words: staged (moved once more only to move it), landing (left in
+// library memory by a reduction on its way).
 struct Traffic {
   std::atomic<uint64_t> staged{0};
   std::atomic<uint64_t> landing{0};

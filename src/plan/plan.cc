@@ -18,8 +18,8 @@ const char* algorithm_name(Algorithm algorithm) {
 Tuning default_tuning(int nranks, bool spin, uint64_t one_shot_override) {
   constexpr uint64_t kLargestOutbox = 4 << 20;
   Tuning tuning;
-  // One-shot reads nranks times the input but meets once; a meeting costs a fraction of a microsecond between spinning
-  // ranks and tens of them between sleeping ones.
+  // One-shot reads nranks times the input but meets once; a meeting costs a fraction of a
+  // microsecond between spinning ranks and tens of them between sleeping ones.
   const uint64_t budget = spin ? (256 << 10) : (1 << 20);
   tuning.one_shot_max = std::clamp(budget / static_cast<uint64_t>(std::max(nranks, 1)),
                                    uint64_t{4} << 10, uint64_t{128} << 10);

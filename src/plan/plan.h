@@ -1,4 +1,5 @@
-// Which algorithm a collective takes. Pure functions of their arguments: no I/O, no state, the same answer on every rank.
+// Which algorithm a collective takes. Pure functions of their arguments: no I/O, no state, the same
+// answer on every rank.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +13,8 @@ enum class Algorithm : uint8_t {
   kNone = 0,
   kSignal,   // nothing moves: ranks only meet
   kOneShot,  // every rank leaves its input in its outbox; everybody reads all of them. One meeting.
-  kTwoShot,  // every rank reduces one chunk of all inputs and writes it into all outputs. Two meetings, nothing in between.
+  kTwoShot,  // every rank reduces one chunk of all inputs and writes it into all outputs. Two
+             // meetings, nothing in between.
   kDirect,   // every rank reads what it needs from its peers' inputs. Two meetings.
 };
 const char* algorithm_name(Algorithm algorithm);
@@ -24,7 +26,8 @@ struct Tuning {
   uint64_t stream_min = 0;    // bytes of output from which stores go past the cache
 };
 
-// Good values for `nranks` ranks of one machine that spin or sleep. `one_shot_override` > 0 replaces the threshold.
+// Good values for `nranks` ranks of one machine that spin or sleep. `one_shot_override` > 0
+// replaces the threshold.
 Tuning default_tuning(int nranks, bool spin, uint64_t one_shot_override);
 
 // `bytes`: of a rank's input (all_reduce, reduce_scatter) or contribution (the others).

@@ -1,4 +1,5 @@
-// Buffers of a call: this rank's own as peers can reach them, and a peer's as this rank can reach it.
+// Buffers of a call: this rank's own as peers can reach them, and a peer's as this rank can reach
+// it.
 #pragma once
 
 #include <cstddef>
@@ -9,9 +10,9 @@
 
 namespace zbccl::transport {
 
-// One of this rank's buffers for the time of a call. Registered memory and memory that peers can attach to is shown as it
-// is; anything else is staged: copied to registered memory first (inputs) or copied back at the end (outputs), and counted.
-// Move-only.
+// One of this rank's buffers for the time of a call. Registered memory and memory that peers can
+// attach to is shown as it is; anything else is staged: copied to registered memory first (inputs)
+// or copied back at the end (outputs), and counted. Move-only.
 class LocalBuffer {
  public:
   static Result<LocalBuffer> input(Team& team, const void* data, size_t bytes);

@@ -44,8 +44,7 @@ bool Channels::progress() {
   return pending;
 }
 
-bool Channels::advance(Queue& queue, Lane& lane,
-                       std::vector<std::shared_ptr<Transfer>>* finished) {
+bool Channels::advance(Queue& queue, Lane& lane, std::vector<std::shared_ptr<Transfer>>* finished) {
   while (!queue.empty() && step(*queue.front(), lane)) {
     finished->push_back(std::move(queue.front()));
     queue.pop_front();
@@ -100,8 +99,7 @@ bool Channels::step_send(Transfer& transfer, Lane& lane) {
     offer.epoch.store(transfer.epoch, std::memory_order_release);
     team_.ring(transfer.peer);
   }
-  const Answer& answer =
-      team_.peer(transfer.peer).block->answer(team_.rank(), team_.size());
+  const Answer& answer = team_.peer(transfer.peer).block->answer(team_.rank(), team_.size());
   if (!reached(answer.epoch.load(std::memory_order_acquire), transfer.epoch)) return false;
   if (answer.accepted == 0) {
     transfer.status = differs(team_.rank(), transfer.count, static_cast<uint32_t>(transfer.type),

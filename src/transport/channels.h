@@ -1,7 +1,9 @@
-// Point-to-point traffic of a team: sends and receives that progress together, in order for each peer and direction.
+// Point-to-point traffic of a team: sends and receives that progress together, in order for each
+// peer and direction.
 //
-// The sender offers its buffer in its own control block; the receiver compares, copies straight from the sender's buffer to
-// its own, and answers. Any thread may post and wait; whoever waits moves everything forward.
+// The sender offers its buffer in its own control block; the receiver compares, copies straight
+// from the sender's buffer to its own, and answers. Any thread may post and wait; whoever waits
+// moves everything forward.
 #pragma once
 
 #include <deque>

@@ -1,12 +1,14 @@
-// What a rank shows its peers in one communicator: one block per rank, in that rank's pool, mapped by every peer.
+// What a rank shows its peers in one communicator: one block per rank, in that rank's pool, mapped
+// by every peer.
 //
-// Memory order: every word below has one writer unless it says otherwise. A writer stores what it announces first and the
-// epoch last, with release; a reader loads the epoch with acquire and then reads the rest. Epochs are 32-bit, grow by one
-// per operation (or phase) and wrap; they are compared by signed difference.
+// Memory order: every word below has one writer unless it says otherwise. A writer stores what it
+// announces first and the epoch last, with release; a reader loads the epoch with acquire and then
+// reads the rest. Epochs are 32-bit, grow by one per operation (or phase) and wrap; they are
+// compared by signed difference.
 //
-// Two packets by parity: a rank enters operation e + 2 only after it has seen every packet e + 1, which each peer writes
-// after it has finished operation e; so nobody reads packet e any more when it is overwritten. The same holds for the two
-// halves of the outbox.
+// Two packets by parity: a rank enters operation e + 2 only after it has seen every packet e + 1,
+// which each peer writes after it has finished operation e; so nobody reads packet e any more when
+// it is overwritten. The same holds for the two halves of the outbox.
 #pragma once
 
 #include <atomic>
@@ -17,7 +19,8 @@ namespace zbccl::transport {
 
 inline constexpr size_t kLine = 128;  // a pair of cache lines, which the prefetcher moves together
 
-// Where a buffer lies, for any process: in the owner's registered segment, or at an address of the owner's process.
+// Where a buffer lies, for any process: in the owner's registered segment, or at an address of the
+// owner's process.
 struct BufferRef {
   static constexpr uint32_t kAddress = 0xffffffff;
   uint32_t segment = kAddress;
@@ -50,17 +53,19 @@ struct alignas(kLine) PhaseFlag {
   std::atomic<uint32_t> phase;
 };
 
-// Why this rank's communicator cannot go on; 0 while it can. Written once, by whoever notices first: the rank itself, its
-// service thread, or a peer that gives up.
+// Why this rank's communicator cannot go on; 0 while it can. Written once, by whoever notices
+// first: the rank itself, its service thread, or a peer that gives up.
 struct alignas(kLine) AbortWord {
   std::atomic<uint64_t> word;
 };
 
-// Where sleepers of the whole communicator wait; the one in rank 0's block is used. Any rank writes.
+// Where sleepers of the whole communicator wait; the one in rank 0's block is used. Any rank
+// writes.
 struct alignas(kLine) Bell {
-  std::atomic<uint32_t> rings;     // futex
+  std::atomic<uint32_t> rings;  // futex
   std::atomic<uint32_t> sleepers;
-  std::atomic<uint32_t> arrivals[4];  // by signal number modulo 4: nobody is more than two signals ahead
+  std::atomic<uint32_t>
+      arrivals[4];  // by signal number modulo 4: nobody is more than two signals ahead
 };
 
 // Where this rank's senders and receivers wait for a peer. Any rank rings.
@@ -85,7 +90,8 @@ struct alignas(kLine) Answer {
   uint32_t type;
 };
 
-// Followed in memory by Offer[nranks], Answer[nranks], and a byte per rank that says "I have left" (written by that peer).
+// Followed in memory by Offer[nranks], Answer[nranks], and a byte per rank that says "I have left"
+// (written by that peer).
 struct ControlBlock {
   AbortWord abort;
   Packet packets[2];
@@ -94,8 +100,8 @@ struct ControlBlock {
   Doorbell doorbell;
 
   static size_t bytes(int nranks) {
-    return sizeof(ControlBlock) +
-           static_cast<size_t>(nranks) * (sizeof(Offer) + sizeof(Answer) + sizeof(std::atomic<uint8_t>));
+    return sizeof(ControlBlock) + static_cast<size_t>(nranks) * (sizeof(Offer) + sizeof(Answer) +
+                                                                 sizeof(std::atomic<uint8_t>));
   }
   Offer& offer(int to) { return reinterpret_cast<Offer*>(this + 1)[to]; }
   Answer& answer(int from, int nranks) {
@@ -108,6 +114,8 @@ struct ControlBlock {
 };
 
 // a reached b, wrap-around included.
-inline bool reached(uint32_t seen, uint32_t wanted) { return static_cast<int32_t>(seen - wanted) >= 0; }
+inline bool reached(uint32_t seen, uint32_t wanted) {
+  return static_cast<int32_t>(seen - wanted) >= 0;
+}
 
 }  // namespace zbccl::transport

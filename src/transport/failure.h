@@ -1,4 +1,5 @@
-// Why a communicator cannot go on, packed into the abort word of a control block. Value; any thread.
+// Why a communicator cannot go on, packed into the abort word of a control block. Value; any
+// thread.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,8 @@ namespace zbccl::transport {
 
 struct Failure {
   Code code = Code::kOk;
-  int culprit = -1;   // the rank that failed or gave up; -1: nobody in particular
-  bool died = false;  // its process ended
+  int culprit = -1;    // the rank that failed or gave up; -1: nobody in particular
+  bool died = false;   // its process ended
   uint32_t epoch = 0;  // the operation it happened in
 
   uint64_t pack() const {

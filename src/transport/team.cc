@@ -13,8 +13,9 @@ namespace zbccl::transport {
 namespace {
 
 // Spins without the clock: about a microsecond, which covers peers that are on their way.
-constexpr int kTightSpins = 64;    // without a pause, whose 40 ns would show in the smallest operations
-constexpr int kPausedSpins = 200;  // with one
+constexpr int kTightSpins =
+    64;  // without a pause, whose 40 ns would show in the smallest operations
+constexpr int kPausedSpins = 200;               // with one
 constexpr auto kSleepSlice = Milliseconds(50);  // between looks at who has left
 
 std::string describe(const Signature& s) {
@@ -38,12 +39,14 @@ void back_off(Clock::duration waited) {
     sched_yield();
   } else {
     std::this_thread::sleep_for(waited < std::chrono::seconds(1) ? std::chrono::microseconds(50)
-                                                                  : std::chrono::microseconds(500));
+                                                                 : std::chrono::microseconds(500));
   }
 }
 
 Team::Team(TeamOptions options, std::vector<Peer> peers)
-    : options_(std::move(options)), peers_(std::move(peers)), epoch_(options_.epoch_base),
+    : options_(std::move(options)),
+      peers_(std::move(peers)),
+      epoch_(options_.epoch_base),
       phase_(options_.epoch_base) {
   own_outbox_ = peers_[static_cast<size_t>(options_.rank)].outbox;
 }
@@ -71,7 +74,8 @@ Status Team::compare(const Signature& mine) const {
   if (equal) [[likely]] {
     return {};
   }
-  // Every rank sees the same packets, so every rank writes the same text: each distinct call with the ranks that made it.
+  // Every rank sees the same packets, so every rank writes the same text: each distinct call with
+  // the ranks that made it.
   std::string text = format("operation {} of {} differs between ranks:", sequence(), options_.name);
   std::vector<bool> told(peers_.size(), false);
   for (int r = 0; r < size(); ++r) {
@@ -248,8 +252,8 @@ Status Team::failure_status() const {
       break;
     default: text = code_text(f.code); break;
   }
-  return error(f.code, "{} cannot be used any more: {}. Destroy it and make a new one", options_.name,
-               text);
+  return error(f.code, "{} cannot be used any more: {}. Destroy it and make a new one",
+               options_.name, text);
 }
 
 bool Team::has_left(int rank) const {

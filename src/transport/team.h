@@ -1,7 +1,8 @@
-// The ranks of one communicator with everything they show each other mapped: what collectives run on.
+// The ranks of one communicator with everything they show each other mapped: what collectives run
+// on.
 //
-// One thread at a time runs operations; fail() and failure() may be called from any thread. Waits end with an error when the
-// deadline passes, a peer dies, or somebody gives up; never with a hang.
+// One thread at a time runs operations; fail() and failure() may be called from any thread. Waits
+// end with an error when the deadline passes, a peer dies, or somebody gives up; never with a hang.
 #pragma once
 
 #include <atomic>
@@ -31,10 +32,10 @@ struct Peer {
 struct TeamOptions {
   int rank = 0;
   uint32_t epoch_base = 0;
-  bool spin = true;           // every rank has a core
-  size_t outbox_bytes = 0;    // of one half
-  Milliseconds timeout{0};    // of a wait, unless the call gives its own
-  std::string name;           // for messages
+  bool spin = true;         // every rank has a core
+  size_t outbox_bytes = 0;  // of one half
+  Milliseconds timeout{0};  // of a wait, unless the call gives its own
+  std::string name;         // for messages
 };
 
 class Team {
@@ -55,8 +56,9 @@ class Team {
 
   // --- one operation: enter, then any number of phases ---
 
-  // Shows what this rank calls and where its buffers are, waits for every rank, and compares. A mismatch is kInvalidUsage on
-  // every rank, naming who called what; the team stays usable. `timeout` zero: the team's.
+  // Shows what this rank calls and where its buffers are, waits for every rank, and compares. A
+  // mismatch is kInvalidUsage on every rank, naming who called what; the team stays usable.
+  // `timeout` zero: the team's.
   Status enter(const Signature& signature, const BufferRef& input, const BufferRef& output,
                Milliseconds timeout);
   // The half of the outbox that the operation to be entered next may fill.
@@ -84,17 +86,20 @@ class Team {
 
   // Makes every present and future wait here and on the peers end. The first failure stays.
   void fail(const Failure& failure);
-  // As fail(), and returns `status`: for the rank on which something went wrong in the middle of an operation.
+  // As fail(), and returns `status`: for the rank on which something went wrong in the middle of an
+  // operation.
   Status give_up(const Status& status);
   bool failed() const { return own().abort.word.load(std::memory_order_relaxed) != 0; }
-  Failure failure() const { return Failure::unpack(own().abort.word.load(std::memory_order_acquire)); }
+  Failure failure() const {
+    return Failure::unpack(own().abort.word.load(std::memory_order_acquire));
+  }
   // The error that calls return after failure().
   Status failure_status() const;
   // A peer process has ended: fails the team if a rank that has not left lived in it.
   void process_died(uint64_t nonce);
   bool has_left(int rank) const;
-  // Keeps the pool block at `address` from being reused while a late peer may still write to it: until every peer has left
-  // or died.
+  // Keeps the pool block at `address` from being reused while a late peer may still write to it:
+  // until every peer has left or died.
   void quarantine(const void* address) { quarantine_.emplace_back(address); }
   std::vector<memory::Lease> take_quarantine() { return std::move(quarantine_); }
 
@@ -140,7 +145,8 @@ class Team {
   std::vector<memory::Lease> quarantine_;
 };
 
-// One step of waiting without a futex: pauses, then yields, then naps, so that a late peer does not cost a core for long.
+// One step of waiting without a futex: pauses, then yields, then naps, so that a late peer does not
+// cost a core for long.
 void back_off(Clock::duration waited);
 
 }  // namespace zbccl::transport
