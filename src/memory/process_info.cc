@@ -22,14 +22,14 @@ std::array<uint64_t, 2> hash_text(const std::string& text) {
 
 std::string host_identity() {
   const std::string given = env::get_string("ZBCCL_HOST_ID");
-  if (!given.empty()) return "given:" + given;
+  if (!given.empty()) return format("given:{}", given);
   std::ifstream file("/proc/sys/kernel/random/boot_id");
   std::string boot_id;
   file >> boot_id;
-  if (!boot_id.empty()) return "boot:" + boot_id;
+  if (!boot_id.empty()) return format("boot:{}", boot_id);
   char name[256] = {};
   gethostname(name, sizeof name - 1);
-  return std::string("name:") + name;
+  return format("name:{}", name);
 }
 
 }  // namespace
@@ -46,7 +46,9 @@ Result<ProcessInfo> make_process_info() {
 }
 
 std::string socket_name(uint64_t nonce) {
-  return std::string(1, '\0') + format("zbccl.{:016x}", nonce);
+  std::string name(1, '\0');
+  name += format("zbccl.{:016x}", nonce);
+  return name;
 }
 
 }  // namespace zbccl::memory
