@@ -49,7 +49,7 @@ def test_one_class_for_each_code() -> None:
 
 def test_message_opens_with_the_code() -> None:
     with pytest.raises(zbccl.Error, match="^invalid argument: ") as caught:
-        zbccl.UniqueId.from_string("nonsense")
+        zbccl.init_all(0)
     assert caught.value.code is zbccl.Code.INVALID_ARGUMENT
 
 

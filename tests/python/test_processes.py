@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def run_script(text: str, *arguments: str, interrupt_at: str | None = None) -> t
                 lines.append(line)
                 if line.strip() == interrupt_at:
                     break
-            # If the signal comes before the call has begun, Python itself raises it.
+            # By now the call has most likely begun; if not, Python itself raises the exception.
+            time.sleep(0.3)
             process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=LIMIT)
         return process.returncode, "".join(lines) + rest
@@ -119,10 +121,10 @@ def run_script(text: str, *arguments: str, interrupt_at: str | None = None) -> t
 def test_keyboard_interrupt(call: str) -> None:
     code, output = run_script(
         f"""
-        import threading, zbccl
+        import zbccl
         comms = zbccl.init_all(2)
-        print("waiting")
         try:
+            print("waiting")
             {call}
         except KeyboardInterrupt:
             print("interrupted")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
+import os
 import pickle
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -30,7 +34,7 @@ def test_unique_id_hides_its_secret() -> None:
 
 @pytest.mark.parametrize("text", ["", "nonsense", "127.0.0.1:80", "127.0.0.1:80/short"])
 def test_malformed_unique_id(text: str) -> None:
-    with pytest.raises(zbccl.InvalidArgumentError):
+    with pytest.raises(zbccl.Error, match="malformed unique id"):
         zbccl.UniqueId.from_string(text)
 
 
@@ -64,7 +68,9 @@ def test_arguments_that_do_not_fit(arguments: dict[str, Any], message: str) -> N
 
 @pytest.mark.parametrize(("rank", "size"), [(2, 2), (-1, 2), (0, 0), (0, -3)])
 def test_ranks_that_do_not_fit(rank: int, size: int) -> None:
-    with pytest.raises(zbccl.InvalidArgumentError):
+    # A wrong size is wrong by itself; a wrong rank is reported to the other ranks too.
+    expected = zbccl.InvalidArgumentError if size < 1 else zbccl.InvalidUsageError
+    with pytest.raises(expected):
         zbccl.init(rank, size, zbccl.get_unique_id())
 
 
@@ -107,9 +113,8 @@ def test_from_local_store() -> None:
             return comm.all_gather(np.array([index])).tolist()
 
     for name in ("first", "second"):
-        assert (
-            on_threads([lambda i=i, name=name: rank(i, name) for i in range(3)]) == [[0, 1, 2]] * 3
-        )
+        bodies = [functools.partial(rank, index, name) for index in range(3)]
+        assert on_threads(bodies) == [[0, 1, 2]] * 3
 
 
 def test_from_the_store_of_torch() -> None:
@@ -125,9 +130,24 @@ def test_from_the_store_of_torch() -> None:
 
 
 def test_store_that_is_not_there() -> None:
-    with pytest.raises(zbccl.Error):
-        store = zbccl.C10dStore("127.0.0.1", 1)
-        zbccl.from_store(store, "group", 0, 2, init_timeout=0.5)
+    code = """
+import zbccl
+try:
+    store = zbccl.C10dStore("127.0.0.1", 1)
+    zbccl.from_store(store, "group", 0, 2)
+except zbccl.Error as error:
+    print(type(error).__name__, error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "ZBCCL_INIT_TIMEOUT": "500ms"},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.stdout.startswith(("TimeoutError", "NetworkError")), done.stdout + done.stderr
+    assert "127.0.0.1:1" in done.stdout
 
 
 def test_init_all() -> None:

@@ -152,13 +152,10 @@ void bind_rendezvous(nb::module_& module) {
           },
           nb::arg("other").none(), nb::sig("def __eq__(self, other: object, /) -> bool"))
       .def("__hash__", [](const UniqueId& self) { return std::hash<std::string>()(self.text()); })
-      .def(
-          "__reduce__",
-          [](const UniqueId& self) {
-            const nb::object type = nb::module_::import_("zbccl").attr("UniqueId");
-            return nb::make_tuple(type.attr("from_string"), nb::make_tuple(self.text()));
-          },
-          nb::sig("def __reduce__(self) -> tuple[Any, ...]"));
+      .def("__getstate__", &UniqueId::text)
+      .def("__setstate__", [](UniqueId& self, const std::string& text) {
+        new (&self) UniqueId(UniqueId::parse(text));
+      });
   module.def("get_unique_id", &UniqueId::make,
              "Starts a rendezvous server in this process and returns its id, to be passed to the "
              "other ranks.");
