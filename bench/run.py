@@ -99,7 +99,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="zbccl-bench-") as folder:
         for operation, ranks, first, last, factor, compare in CASES:
             output = Path(folder) / f"{operation}-{ranks}.json"
-            words = ["perf", operation, "--ranks", str(ranks), "-b", first, "-e", last]
+            words = ["perf", operation, "--ranks", str(ranks), "-d", "f32", "-b", first, "-e", last]
             words += ["-f", str(factor), "-n", str(arguments.iterations), "-w", "10", "--check"]
             words += ["--compare", "gloo"] if compare else []
             print(f"$ zbccl {' '.join(words)}", flush=True)

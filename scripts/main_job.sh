@@ -33,10 +33,10 @@ done
 step 300 zbccl run -n 4 -- llm --tp 4 --prompt "In the beginning"
 
 for n in 2 4; do
-  step 300 zbccl perf all_reduce --ranks "$n" -b 4K -e 4M -f 4 -n 20 -w 5 --compare gloo --check
+  step 300 zbccl perf all_reduce --ranks "$n" -d f32 -b 4K -e 4M -f 4 -n 20 -w 5 --compare gloo --check
 done
-step 120 zbccl perf all_gather --ranks 2 -b 4K -e 4M -f 32 -n 20 -w 5 --compare gloo --check
-step 120 zbccl perf broadcast --ranks 2 -b 4K -e 4M -f 32 -n 20 -w 5 --compare gloo --check
-step 120 zbccl perf reduce_scatter --ranks 4 -b 4K -e 4M -f 32 -n 20 -w 5 --check
+step 120 zbccl perf all_gather --ranks 2 -d f32 -b 4K -e 4M -f 32 -n 20 -w 5 --compare gloo --check
+step 120 zbccl perf broadcast --ranks 2 -d f32 -b 4K -e 4M -f 32 -n 20 -w 5 --compare gloo --check
+step 120 zbccl perf reduce_scatter --ranks 4 -d f32 -b 4K -e 4M -f 32 -n 20 -w 5 --check
 echo
 echo "main job: ok"
