@@ -10,9 +10,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 build_packages=(
   build-essential cmake ninja-build ccache pkg-config
   libhwy-dev libspdlog-dev libfmt-dev libasio-dev nlohmann-json3-dev libcli11-dev
-  libgtest-dev libgmock-dev libbenchmark-dev libhwloc-dev libssl-dev libgloo-dev
+  libgtest-dev libhwloc-dev libssl-dev libgloo-dev
 )
 python_packages=(python3 python3-venv python3-dev)
+bench_packages=(libbenchmark-dev)
 lint_packages=(clang-format-14 clang-tidy-14 shellcheck)
 
 say() { echo "[setup] $*" >&2; }
@@ -115,7 +116,8 @@ packages=()
 for group in "$@"; do
   case $group in
     build) packages+=("${build_packages[@]}") ;;
-    test | bench) packages+=("${python_packages[@]}") ;;
+    test) packages+=("${python_packages[@]}") ;;
+    bench) packages+=("${python_packages[@]}" "${bench_packages[@]}") ;;
     lint) packages+=("${python_packages[@]}" "${lint_packages[@]}") ;;
     *)
       say "unknown group $group; known: build test lint bench"
