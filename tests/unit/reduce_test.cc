@@ -13,7 +13,7 @@
 namespace zbccl::kernels::test {
 namespace {
 
-constexpr std::array<size_t, 9> kNumSources = {1, 2, 3, 4, 5, 7, 8, 9, 16};
+constexpr std::array<size_t, 10> kNumSources = {1, 2, 3, 4, 5, 7, 8, 9, 16, 27};
 constexpr std::array<size_t, 23> kCounts = {0,  1,  2,  3,  5,   7,   8,   15,  16,   17,   31,  32,
                                             33, 63, 64, 65, 127, 129, 255, 257, 1000, 1023, 4097};
 constexpr size_t kMaxCount = 4097;
@@ -39,7 +39,7 @@ std::vector<Case> all_cases() {
 
 class ReduceTest : public EveryTarget, public ::testing::WithParamInterface<Case> {};
 
-constexpr size_t kNumBuffers = 16 + 3;
+constexpr size_t kNumBuffers = 27 + 3;
 
 // Where operands lie in their guarded pages.
 enum class Place { kFlushEnd, kStart, kStartPlusOdd };

@@ -88,6 +88,41 @@ struct Loop {
     }
   }
 
+  // Many operands: a block of accumulators stays in the nearest cache while the operands pass over
+  // it, kGroup at a time. So each operand is read in runs that the processor prefetches, and
+  // operands that lie at the same distance from a page do not evict each other. Takes whole blocks
+  // from the front; gives the bytes done.
+  static constexpr size_t kGroup = 8;
+  static constexpr size_t kBlockSteps = 64;
+
+  template <size_t kCount>
+  HWY_INLINE void add_group(size_t first, size_t at, Acc* block) const {
+    const uint8_t* p[kCount];
+    for (size_t j = 0; j < kCount; ++j) p[j] = operand(first + j) + at;
+    for (size_t u = 0; u < kBlockSteps; ++u) {
+      Acc acc = block[u];
+      HWY_UNROLL(8)
+      for (size_t j = 0; j < kCount; ++j) add<1>(p[j] + u * kStep, &acc);
+      block[u] = acc;
+    }
+  }
+
+  HWY_NOINLINE size_t run_blocks(size_t bytes) const {
+    Acc block[kBlockSteps];
+    size_t at = 0;
+    for (; at + kBlockSteps * kStep <= bytes; at += kBlockSteps * kStep) {
+      for (size_t u = 0; u < kBlockSteps; ++u) block[u] = Format::load(operand(0) + at + u * kStep);
+      size_t k = 1;
+      for (; k + kGroup <= call.num_src; k += kGroup) add_group<kGroup>(k, at, block);
+      for (; k < call.num_src; ++k) add_group<1>(k, at, block);
+      for (size_t u = 0; u < kBlockSteps; ++u) {
+        const Packed out = Format::pack(finish(block[u]));
+        write<1>(at + u * kStep, &out);
+      }
+    }
+    return at;
+  }
+
   // All of it is less than a step.
   void run_small(size_t bytes) const;
 
@@ -104,6 +139,9 @@ struct Loop {
     Packed last[1];
     compute<1>(bytes - kStep, last);
     size_t at = 0;
+    if constexpr (kSources == 0) {
+      if (call.num_src > 2 * kGroup) at = run_blocks(bytes);
+    }
     Packed out[kUnroll];
     for (; at + kUnroll * kStep <= bytes; at += kUnroll * kStep) {
       compute<kUnroll>(at, out);
