@@ -2,7 +2,7 @@
 
 #include <unistd.h>
 
-#include <chrono>
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -19,21 +19,26 @@ struct Entry {
 };
 
 // Never destroyed, because a lease may end later than any static object; the servers in it are
-// stopped by StopAtExit.
+// stopped by StopAtExit. A forked process gets one of its own: the servers are its parent's.
 struct Registry {
   std::mutex mutex;
   std::map<std::string, Entry> entries;
-  pid_t process = ::getpid();
+  const pid_t process = ::getpid();
 };
 
 Registry& registry() {
-  static Registry* const instance = new Registry;
-  return *instance;
+  static std::atomic<Registry*> current{nullptr};
+  Registry* there = current.load();
+  while (there == nullptr || there->process != ::getpid()) {
+    auto* const fresh = new Registry;
+    if (current.compare_exchange_strong(there, fresh)) return *fresh;
+    delete fresh;
+  }
+  return *there;
 }
 
 void end_lease(const std::string& name) {
   Registry& all = registry();
-  if (all.process != ::getpid()) return;  // forked: the server is the parent's
   const std::lock_guard lock(all.mutex);
   const auto found = all.entries.find(name);
   if (found != all.entries.end() && found->second.lease.expired()) {
@@ -47,7 +52,6 @@ struct StopAtExit {
   StopAtExit& operator=(const StopAtExit&) = delete;
   ~StopAtExit() {
     Registry& all = registry();
-    if (all.process != ::getpid()) return;
     const std::lock_guard lock(all.mutex);
     const Deadline deadline = Deadline::after(kExitTime);
     for (auto& [name, entry] : all.entries) {
@@ -95,10 +99,6 @@ Result<std::shared_ptr<TcpStoreServer>> lease_server(const std::string& name,
                                                      const std::string& host, uint16_t port,
                                                      const Secret& secret) {
   Registry& all = registry();
-  if (all.process != ::getpid()) {
-    return error(Code::kInvalidUsage,
-                 "this process was forked from one that serves a store: start ranks anew instead");
-  }
   static const StopAtExit stop_at_exit;
   const std::lock_guard lock(all.mutex);
   Entry& entry = all.entries[name];

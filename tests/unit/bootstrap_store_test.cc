@@ -211,7 +211,7 @@ TEST_P(StoreTest, OneObjectServesManyThreads) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Stores, StoreTest, testing::ValuesIn(kKinds),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& kind) { return std::string(kind.param.name); });
 
 TEST(PrefixStore, KeepsKeysApart) {
   const auto base = make_local_store();
