@@ -72,7 +72,9 @@ class Output(unittest.TestCase):
 
     def test_much_output_arrives_whole(self):
         done = zbccl("run", "-n", 4, *shell("yes 0123456789 | head -n 100000"))
-        self.assertEqual(len(done.stdout), 4 * 100000 * len("[0] 0123456789\n"))
+        # A line that a busy machine delayed may be shown in two pieces.
+        text = "".join(line[len("[0] ") :] for line in done.stdout.splitlines())
+        self.assertEqual(len(text), 4 * 100000 * 10)
 
     def test_without_prefix(self):
         done = zbccl("run", "-n", 2, "--no-prefix", *shell("echo plain"))
@@ -307,12 +309,9 @@ class Environment(unittest.TestCase):
         self.assertEqual(done.stdout, "[0] kept\n[0] none\n")
 
     def test_descriptors_are_not_inherited(self):
-        done = zbccl("run", "-n", 2, *shell("ls /proc/$$/fd | tr '\\n' ' '"))
+        done = zbccl("run", "-n", 2, "--", "ls", "-x", "-w", 999, "/proc/self/fd")
         for line in done.stdout.splitlines():
-            open_files = set(line.split()[1:])
-            self.assertLessEqual({"0", "1", "2"}, open_files)
-            # A shell may open its script on a high number of its own.
-            self.assertLessEqual(open_files, {"0", "1", "2", "10", "255"})
+            self.assertEqual(line.split()[1:], ["0", "1", "2", "3"])  # 3: the folder itself
 
     def test_signal_mask_is_the_callers(self):
         done = zbccl("run", "-n", 1, "--", "grep", "-E", "Sig(Blk|Ign)", "/proc/self/status")

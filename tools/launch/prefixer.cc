@@ -4,7 +4,7 @@ namespace zbccl::tools {
 namespace {
 
 // Long enough for the rest of a line that is written in pieces, short enough not to be seen.
-constexpr std::chrono::milliseconds kHold{30};
+constexpr std::chrono::milliseconds kHold{60};
 // A longer line is passed on in pieces.
 constexpr size_t kMaxHeld = size_t{64} << 10;
 

@@ -8,13 +8,15 @@
 #include <gloo/math.h>
 #include <gloo/reduce_scatter.h>
 #include <gloo/rendezvous/context.h>
-#include <gloo/rendezvous/store.h>
+#include <gloo/rendezvous/file_store.h>
 #include <gloo/transport/tcp/device.h>
 #include <gloo/types.h>
 
 #include <chrono>
 #include <climits>
-#include <map>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
 #include <stdexcept>
 
 #include "perf/compare.h"
@@ -24,51 +26,32 @@ namespace {
 
 constexpr std::chrono::seconds kTimeout{120};
 
-// The addresses of gloo's ranks, passed on over zbccl: what has been set since the last look-up is
-// exchanged at the next one, at which all ranks arrive.
-class ExchangeStore : public gloo::rendezvous::Store {
+// The folder in which gloo's ranks leave each other their addresses. Rank 0 makes it and takes it
+// away; the others learn its name over zbccl.
+class MeetingFolder {
  public:
-  explicit ExchangeStore(const CompareGroup& group) : group_(group) {}
-
-  void set(const std::string& key, const std::vector<char>& data) override {
-    fresh_ += std::to_string(key.size()) + ' ' + std::to_string(data.size()) + ' ' + key;
-    fresh_.append(data.data(), data.size());
+  explicit MeetingFolder(const CompareGroup& group) {
+    if (group.rank == 0) {
+      own_ = (std::filesystem::temp_directory_path() / "zbccl-perf-gloo-XXXXXX").string();
+      if (mkdtemp(own_.data()) == nullptr) {
+        throw std::runtime_error("--compare gloo: " + own_ +
+                                 " cannot be made: set TMPDIR to a "
+                                 "folder that can be written");
+      }
+    }
+    path_ = group.exchange(own_).front();
   }
-  std::vector<char> get(const std::string& key) override {
-    exchange();
-    const auto it = values_.find(key);
-    if (it == values_.end()) throw std::runtime_error("gloo: no rank has set " + key);
-    return it->second;
+  MeetingFolder(const MeetingFolder&) = delete;
+  MeetingFolder& operator=(const MeetingFolder&) = delete;
+  ~MeetingFolder() {
+    std::error_code ignored;
+    if (!own_.empty()) std::filesystem::remove_all(own_, ignored);
   }
-  void wait(const std::vector<std::string>&) override { exchange(); }
-  void wait(const std::vector<std::string>&, const std::chrono::milliseconds&) override {
-    exchange();
-  }
+  const std::string& path() const { return path_; }
 
  private:
-  void exchange() {
-    if (fresh_.empty()) return;
-    for (const std::string& text : group_.exchange(fresh_)) parse(text);
-    fresh_.clear();
-  }
-  void parse(const std::string& text) {
-    for (size_t at = 0; at < text.size();) {
-      size_t used = 0;
-      const size_t key_size = std::stoul(text.substr(at), &used);
-      at += used + 1;
-      const size_t data_size = std::stoul(text.substr(at), &used);
-      at += used + 1;
-      const std::string key = text.substr(at, key_size);
-      at += key_size;
-      values_[key] = std::vector<char>(text.begin() + static_cast<ptrdiff_t>(at),
-                                       text.begin() + static_cast<ptrdiff_t>(at + data_size));
-      at += data_size;
-    }
-  }
-
-  const CompareGroup& group_;
-  std::string fresh_;
-  std::map<std::string, std::vector<char>> values_;
+  std::string own_;
+  std::string path_;
 };
 
 using Reduce = void (*)(void*, const void*, const void*, size_t);
@@ -120,9 +103,11 @@ class GlooComparison : public Comparison {
     auto device = gloo::transport::tcp::CreateDevice(attributes);
     auto context = std::make_shared<gloo::rendezvous::Context>(rank_, ranks_);
     context->setTimeout(kTimeout);
-    ExchangeStore store(group);
+    const MeetingFolder folder(group);
+    gloo::rendezvous::FileStore store(folder.path());
     context->connectFullMesh(store, device);
     context_ = std::move(context);
+    group.exchange({});  // all have read what they need
   }
 
   bool prepare(const CallSpec& spec, const Buffers& buffers, const Shape& shape) override {
