@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Configures and builds: build.sh BUILD_DIR JOBS [--preset NAME] [--python]
+# Configures and builds: build.sh BUILD_DIR JOBS [--preset NAME] [--python] [-DNAME=VALUE...]
 # The preset is release unless named; --python adds the Python module. Called again with nothing
 # changed, it takes a second or two.
 set -euo pipefail
@@ -17,6 +17,7 @@ while (($# > 0)); do
       shift
       ;;
     --python) options+=(-DZBCCL_BUILD_PYTHON=ON "-DPython_EXECUTABLE=$PWD/.venv/bin/python") ;;
+    -D*) options+=("$1") ;;
     *)
       echo "build.sh: unknown argument $1" >&2
       exit 2

@@ -144,6 +144,8 @@ def run_ctest(arguments: argparse.Namespace, build: Path, folder: Path) -> Total
     for option, values in (("-L", arguments.label), ("-LE", arguments.exclude_label)):
         if values:
             command += [option, "^(" + "|".join(values) + ")$"]
+    if arguments.only:
+        command += ["-R", "|".join(arguments.only)]
     if arguments.exclude:
         command += ["-E", "|".join(arguments.exclude)]
     cases = folder / "gtest"
@@ -223,6 +225,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--label", action="append", help="only ctest tests with this label")
     parser.add_argument("--exclude-label", action="append", help="no ctest tests with this label")
+    parser.add_argument("--only", action="append", help="only ctest tests whose name matches")
     parser.add_argument("--exclude", action="append", help="no ctest tests whose name matches")
     parser.add_argument("--no-python", action="store_true", help="ctest only")
     parser.add_argument("--totals", type=Path, help="also write the sums to this JSON file")
