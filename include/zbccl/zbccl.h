@@ -201,9 +201,9 @@ typedef struct {
   uint64_t held_bytes;     /* physical memory the library keeps beyond users' live blocks */
   uint64_t user_bytes;     /* live blocks from zbcclMemAlloc */
   uint64_t reserved_bytes; /* address space reserved */
-  uint64_t
-      direct_calls; /* calls whose buffers were all registered or reached by cross-memory attach */
-  uint64_t staged_calls; /* calls that fell back to staging */
+  uint64_t direct_calls;   /* calls that used every buffer where it lies */
+  uint64_t staged_calls;   /* calls that fell back to staging */
+  uint64_t attached_bytes; /* moved straight between processes by cross-memory attach */
 } zbcclMemReport_t;
 
 /* Of this process, since it started. Any thread. */

@@ -43,6 +43,7 @@ zbcclResult_t zbcclMemGetReport(zbcclMemReport_t* report) {
     report->reserved_bytes = pool.reserved;
     report->direct_calls = traffic.direct_calls.load(std::memory_order_relaxed);
     report->staged_calls = traffic.staged_calls.load(std::memory_order_relaxed);
+    report->attached_bytes = traffic.attached.load(std::memory_order_relaxed);
     return {};
   });
 }

@@ -4,6 +4,8 @@
 
 #include <cerrno>
 
+#include "observe/counters.h"
+
 namespace zbccl::memory {
 namespace {
 
@@ -19,6 +21,7 @@ Status transfer(Transfer call, const char* what, int pid, void* local, uint64_t 
     const ssize_t moved = call(pid, &here, 1, &there, 1, 0);
     if (moved > 0) {
       done += static_cast<size_t>(moved);
+      observe::process_traffic().add_attached(static_cast<uint64_t>(moved));
     } else if (moved < 0 && errno == ESRCH) {
       return error(Code::kRemoteFailed, "process {} is gone while its memory was {}", pid, what);
     } else if (moved == 0 || errno != EINTR) {

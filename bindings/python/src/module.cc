@@ -26,6 +26,7 @@ nb::dict memory_report() {
   table["reserved_bytes"] = report.reserved_bytes;
   table["direct_calls"] = report.direct_calls;
   table["staged_calls"] = report.staged_calls;
+  table["attached_bytes"] = report.attached_bytes;
   return table;
 }
 

@@ -45,7 +45,8 @@ def memory_report() -> dict[str, int]:
 
     `staged_bytes`, `landing_bytes`, `metadata_bytes` and `held_bytes` are defined in
     docs/architecture.md; `user_bytes` are live tensors of the pool, `reserved_bytes` address
-    space; `direct_calls` used every buffer in place, `staged_calls` fell back to copies.
+    space; `direct_calls` used every buffer in place, `staged_calls` fell back to copies;
+    `attached_bytes` moved straight between processes by cross-memory attach.
     """
     return _zbccl.memory_report()
 
