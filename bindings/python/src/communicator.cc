@@ -130,9 +130,21 @@ bool Communicator::busy() {
 std::unique_ptr<Communicator> Communicator::split(int color, int key, const zbcclConfig_t& config) {
   const zbcclComm_t comm = get("split");
   const Use use(*this, "split");
-  zbcclComm_t made = nullptr;
-  call_watched(comm, [&] { return zbcclCommSplit(comm, color, key, &made, &config); });
-  return made == nullptr ? nullptr : std::make_unique<Communicator>(made);
+  const auto made = std::make_shared<zbcclComm_t>(nullptr);
+  try {
+    // split() meets in the store, where abort() does not reach it: so Ctrl-C leaves it behind.
+    call_detachable([comm, color, key, config,
+                     made] { return zbcclCommSplit(comm, color, key, made.get(), &config); },
+                    [made] {
+                      if (*made != nullptr) (void)zbcclCommDestroy(*made);
+                    });
+  } catch (nb::python_error&) {
+    // The call may still use the handle, which therefore is never freed.
+    comm_ = nullptr;
+    (void)zbcclCommAbort(comm);
+    throw;
+  }
+  return *made == nullptr ? nullptr : std::make_unique<Communicator>(*made);
 }
 
 void Communicator::abort() {

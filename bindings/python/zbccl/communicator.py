@@ -377,7 +377,8 @@ class Communicator:
         """Collective: ranks that give the same `color` >= 0 form a communicator.
 
         They are ordered by `key`, then by their old rank. A negative color joins none and gets
-        None. `timeout` is that of the new communicator. Follows MPI_Comm_split.
+        None. `timeout` is that of the new communicator. Ctrl-C closes this one. Follows
+        MPI_Comm_split.
         """
         made = self._native.split(color, key, milliseconds(timeout))
         return None if made is None else Communicator(made)
