@@ -15,6 +15,7 @@ typedef struct {
   zbcclComm_t comm;
   zbcclStore_t store;
   zbcclUniqueId id;
+  pthread_barrier_t* all;
 } Rank;
 
 static void test_names(void) {
@@ -163,6 +164,7 @@ static void* run_by_id(void* argument) {
   zbcclResult_t state = zbcclSuccess;
   CHECK_OK(zbcclCommInitRank(&comm, kRanks, me->id, me->rank, NULL));
   CHECK_OK(zbcclBarrier(comm, NULL));
+  pthread_barrier_wait(me->all); /* a rank still in zbcclBarrier would be aborted there */
   CHECK_OK(zbcclCommAbort(comm));
   CHECK_RESULT(zbcclAborted, zbcclBarrier(comm, NULL));
   CHECK_OK(zbcclCommGetAsyncError(comm, &state));
@@ -183,7 +185,9 @@ static void test_ranks(void) {
   Rank ranks[kRanks];
   zbcclStore_t store = NULL;
   zbcclUniqueId id;
+  pthread_barrier_t all;
   int i;
+  CHECK(pthread_barrier_init(&all, NULL, kRanks) == 0);
   CHECK_OK(zbcclCommInitAll(comms, kRanks, NULL));
   CHECK_OK(zbcclStoreCreateLocal(&store));
   CHECK_OK(zbcclGetUniqueId(&id));
@@ -192,11 +196,13 @@ static void test_ranks(void) {
     ranks[i].comm = comms[i];
     ranks[i].store = store;
     ranks[i].id = id;
+    ranks[i].all = &all;
   }
   run_ranks(run_listed, ranks);
   run_ranks(run_stored, ranks);
   run_ranks(run_by_id, ranks);
   CHECK_OK(zbcclStoreDestroy(store));
+  CHECK(pthread_barrier_destroy(&all) == 0);
 }
 
 static void test_single(void) {

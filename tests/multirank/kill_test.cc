@@ -49,6 +49,7 @@ void run_with_death(int ranks, int victim, milliseconds life,
   run_job({.ranks = ranks, .killed = {victim}}, [&](Rank& rank) {
     Communicator comm = connect(rank);
     comm.barrier();
+    rank.meet();  // nobody is still in the barrier
     std::thread killer;
     if (rank.rank() == victim) {
       killer = std::thread([&] {
@@ -132,6 +133,7 @@ TEST_P(Kill, WhileOthersComputeIsSeenByTheQuery) {
   run_job({.ranks = 5, .killed = {victim}}, [&](Rank& rank) {
     Communicator comm = connect(rank);
     comm.barrier();
+    rank.meet();  // nobody is still in the barrier
     if (rank.rank() == victim) ::kill(::getpid(), SIGKILL);
     const auto start = steady_clock::now();
     while (comm.async_error() == zbcclSuccess && steady_clock::now() - start < seconds(20)) {
@@ -147,6 +149,7 @@ TEST(KillExit, ARankThatJustExits) {
   run_job({.ranks = 3}, [](Rank& rank) {
     Communicator comm = connect(rank);
     comm.barrier();
+    rank.meet();  // nobody is still in the barrier
     if (rank.rank() == 1) ::_exit(0);
     expect_error(zbcclRemoteFailed, zbcclBarrier(comm.get(), nullptr), {"rank 1"});
     comm.destroy();
@@ -158,6 +161,7 @@ TEST(KillExit, ARankThatLeftIsNamedWhenItIsMissed) {
   run_job({.ranks = 3}, [](Rank& rank) {
     Communicator comm = connect(rank);
     comm.barrier();
+    rank.meet();  // nobody is still in the barrier
     if (rank.rank() == 1) {
       comm.destroy();
       return;

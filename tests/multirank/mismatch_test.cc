@@ -6,6 +6,7 @@
 #include <string>
 #include <thread>
 #include <tuple>
+#include <vector>
 
 #include "support/connect.h"
 #include "support/expect_error.h"
@@ -23,7 +24,7 @@ using Call = std::function<zbcclResult_t(const void* in, void* out, zbcclComm_t 
 struct Mismatch {
   const char* name;
   Call call;
-  std::initializer_list<std::string> words;
+  std::vector<std::string> words;
 };
 
 const std::vector<Mismatch>& mismatches() {

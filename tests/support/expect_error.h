@@ -4,14 +4,14 @@
 #include <gtest/gtest.h>
 #include <zbccl/zbccl.h>
 
-#include <initializer_list>
 #include <string>
+#include <vector>
 
 namespace zbccl::test {
 
 // Right after the call, on its thread: the code, and a message that contains each of `words`.
 inline void expect_error(zbcclResult_t want, zbcclResult_t got,
-                         std::initializer_list<std::string> words = {}) {
+                         const std::vector<std::string>& words = {}) {
   const std::string message = zbcclGetLastError();
   EXPECT_EQ(want, got) << zbcclGetErrorString(got) << " instead of " << zbcclGetErrorString(want)
                        << ": " << message;
