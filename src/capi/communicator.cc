@@ -83,9 +83,16 @@ Status hand_out(Result<std::unique_ptr<Communicator>> made, zbcclComm_t* comm) {
   return {};
 }
 
+// Here a malformed id is an argument, not the state of the environment.
+Result<bootstrap::UniqueId> parse_id(std::string_view text) {
+  auto parsed = bootstrap::UniqueId::parse(text);
+  if (!parsed.ok()) return error(Code::kInvalidArgument, "{}", parsed.status().message());
+  return parsed;
+}
+
 Result<bootstrap::UniqueId> parse_id(const zbcclUniqueId& id) {
   const std::string_view text(id.internal, strnlen(id.internal, sizeof id.internal));
-  return bootstrap::UniqueId::parse(text);
+  return parse_id(text);
 }
 
 }  // namespace
@@ -130,7 +137,7 @@ zbcclResult_t zbcclUniqueIdFromString(const char* text, zbcclUniqueId* id) {
   return guard([&]() -> Status {
     ZBCCL_RETURN_IF_ERROR(check_pointer(text, "text"));
     ZBCCL_RETURN_IF_ERROR(check_pointer(id, "id"));
-    ZBCCL_ASSIGN_OR_RETURN(const bootstrap::UniqueId parsed, bootstrap::UniqueId::parse(text));
+    ZBCCL_ASSIGN_OR_RETURN(const bootstrap::UniqueId parsed, parse_id(text));
     const std::string made = parsed.to_string();
     if (made.size() >= sizeof id->internal) {
       return error(Code::kInvalidArgument, "the text of a unique id is too long");

@@ -274,7 +274,7 @@ class Builder {
 Result<std::unique_ptr<Communicator>> Communicator::create(std::shared_ptr<bootstrap::Store> store,
                                                            const std::string& name, int rank,
                                                            int nranks, const Options& options) {
-  constexpr int kMaxRanks = 4096;
+  using transport::kMaxRanks;
   env::warn_unknown();
   if (nranks < 1 || nranks > kMaxRanks) {
     return error(Code::kInvalidArgument, "a communicator of {} ranks cannot be made; 1 to {} can",

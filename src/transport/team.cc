@@ -202,7 +202,8 @@ Status Team::time_out(Event event, Milliseconds timeout) {
                event == Event::kEnter ? "" : ", for the others to finish it", table);
 }
 
-void Team::fail(const Failure& failure) {
+void Team::fail(Failure failure) {
+  failure.reporter = rank();
   const uint64_t word = failure.pack();
   for (const Peer& peer : peers_) {
     uint64_t none = 0;
@@ -236,8 +237,14 @@ Status Team::failure_status() const {
       text = me ? "this rank aborted it" : format("rank {} aborted it", f.culprit);
       break;
     case Code::kTimeout:
-      text = me ? format("this rank came too late to operation {}", f.epoch)
-                : format("rank {} did not come in time to operation {}", f.culprit, f.epoch);
+      if (me) {
+        // The others' deadline: to this rank it is they who have failed.
+        return error(Code::kRemoteFailed,
+                     "{} cannot be used any more: rank {} gave up waiting for this rank in "
+                     "operation {}. Destroy it and make a new one",
+                     options_.name, f.reporter, f.epoch);
+      }
+      text = format("rank {} did not come in time to operation {}", f.culprit, f.epoch);
       break;
     case Code::kRemoteFailed:
       if (f.died) {

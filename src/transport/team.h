@@ -85,7 +85,7 @@ class Team {
   // --- faults ---
 
   // Makes every present and future wait here and on the peers end. The first failure stays.
-  void fail(const Failure& failure);
+  void fail(Failure failure);
   // As fail(), and returns `status`: for the rank on which something went wrong in the middle of an
   // operation.
   Status give_up(const Status& status);

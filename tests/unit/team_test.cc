@@ -117,8 +117,9 @@ TEST(Team, AMissingRankIsNamedAtTheDeadline) {
     });
     // It comes at last, and may not touch anything any more.
     const Status late = ranks[2].enter(call(1), {}, {}, {});
-    EXPECT_EQ(late.code(), Code::kTimeout);
-    EXPECT_NE(late.message().find("this rank came too late"), std::string::npos) << late.message();
+    EXPECT_EQ(late.code(), Code::kRemoteFailed);
+    EXPECT_NE(late.message().find("gave up waiting for this rank"), std::string::npos)
+        << late.message();
   }
 }
 
@@ -128,7 +129,7 @@ TEST(Team, AFailureEndsEveryWait) {
     ranks.run([](Team& team) {
       if (team.rank() == 3) {
         std::this_thread::sleep_for(Milliseconds(20));
-        team.fail({Code::kAborted, 3, false, 1});
+        team.fail({Code::kAborted, 3, -1, false, 1});
         return;
       }
       const Status status = team.enter(call(1), {}, {}, {});
@@ -148,22 +149,24 @@ TEST(Team, ARankThatLeftIsNotWaitedFor) {
 
 TEST(Team, TheFirstFailureStays) {
   Ranks ranks(2);
-  ranks[0].fail({Code::kAborted, 0, false, 7});
-  ranks[1].fail({Code::kTimeout, 1, false, 9});
+  ranks[0].fail({Code::kAborted, 0, -1, false, 7});
+  ranks[1].fail({Code::kTimeout, 1, -1, false, 9});
   for (int r = 0; r < 2; ++r) {
     EXPECT_EQ(ranks[r].failure().code, Code::kAborted);
     EXPECT_EQ(ranks[r].failure().culprit, 0);
+    EXPECT_EQ(ranks[r].failure().reporter, 0);
     EXPECT_EQ(ranks[r].failure().epoch, 7u);
   }
 }
 
 TEST(Failure, SurvivesPacking) {
-  for (const int culprit : {-1, 0, 1, 63, 4095}) {
+  for (const int culprit : {-1, 0, 1, 63, kMaxRanks - 1}) {
     for (const bool died : {false, true}) {
-      const Failure in = {Code::kRemoteFailed, culprit, died, 0xfedcba98U};
+      const Failure in = {Code::kRemoteFailed, culprit, kMaxRanks - 1, died, 0xfedcba98U};
       const Failure out = Failure::unpack(in.pack());
       EXPECT_EQ(out.code, in.code);
       EXPECT_EQ(out.culprit, in.culprit);
+      EXPECT_EQ(out.reporter, in.reporter);
       EXPECT_EQ(out.died, in.died);
       EXPECT_EQ(out.epoch, in.epoch);
       EXPECT_NE(in.pack(), 0u);
