@@ -19,17 +19,15 @@ using Level = Finding::Level;
 constexpr rlim_t kFewFiles = 1024;
 constexpr double kGiB = 1 << 30;
 
-std::string limit_text(rlim_t value, double unit, const char* name) {
-  if (value == RLIM_INFINITY) return "unlimited";
-  return fmt::format("{:.4g}{}", static_cast<double>(value) / unit, name);
+std::string limit_text(rlim_t value) {
+  return value == RLIM_INFINITY ? "unlimited" : fmt::format("{}", value);
 }
 
 Finding check_files() {
   rlimit limit = {};
   getrlimit(RLIMIT_NOFILE, &limit);
-  const std::string text =
-      fmt::format("{} open files, {} at most", limit_text(limit.rlim_cur, 1, ""),
-                  limit_text(limit.rlim_max, 1, ""));
+  const std::string text = fmt::format("{} open files, {} at most", limit_text(limit.rlim_cur),
+                                       limit_text(limit.rlim_max));
   if (limit.rlim_cur >= kFewFiles) return {Level::kOk, "nofile", text};
   return {Level::kWarn, "nofile",
           text + fmt::format("; many ranks need {}: ulimit -n {}", kFewFiles, kFewFiles)};
@@ -39,7 +37,7 @@ Finding check_memlock() {
   rlimit limit = {};
   getrlimit(RLIMIT_MEMLOCK, &limit);
   return {Level::kOk, "memlock",
-          limit_text(limit.rlim_cur, 1024, " KiB") + "; the host device locks no memory"};
+          limit_text(limit.rlim_cur) + " bytes; the host device locks no memory"};
 }
 
 Finding check_address_space() {

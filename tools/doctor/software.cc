@@ -38,7 +38,7 @@ Finding check_gloo() {
 
 Finding check_hwloc() {
   const auto version = topology::hwloc_version();
-  if (version.ok()) return {Level::kOk, "hwloc", "version " + version.value()};
+  if (version.ok()) return {Level::kOk, "hwloc", "API " + version.value()};
   return {Level::kWarn, "hwloc", version.status().message()};
 }
 

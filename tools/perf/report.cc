@@ -113,13 +113,13 @@ void Report::print_header() const {
       "{:>9}{:>9}  {:>12}{:>12}{}",
       "size", "count", "type", "redop", "root", "time", "algbw", "busbw", "#wrong", "time", "algbw",
       "busbw", "#wrong", "p50", "p99", "p50", "p99", "algorithm", "bytes",
-      compares ? fmt::format("  {:>9}{:>9}{:>10}", "time", "p50", "zbccl is") : ""));
+      compares ? fmt::format("  {:>9}{:>9}{:>10}", "time", "p50", "p50 ratio") : ""));
   print_line(fmt::format(
       "#{:>11}{:>13}{:>9}{:>9}{:>6}    {:>8}{:>8}{:>8}{:>7}  {:>8}{:>8}{:>8}{:>7}  {:>9}{:>9}  "
       "{:>9}{:>9}  {:>12}{:>12}{}",
       "(B)", "(elements)", "", "", "", "(us)", "(GB/s)", "(GB/s)", "", "(us)", "(GB/s)", "(GB/s)",
       "", "(us)", "(us)", "(us)", "(us)", "", "(a call)",
-      compares ? fmt::format("  {:>9}{:>9}{:>10}", "(us)", "(us)", "faster") : ""));
+      compares ? fmt::format("  {:>9}{:>9}{:>10}", "(us)", "(us)", "to zbccl") : ""));
 }
 
 void Report::add(const Row& row) {
@@ -133,9 +133,9 @@ void Report::add(const Row& row) {
   text += fmt::format("  {:>12}{:>12}", row.algorithm, row.staged_bytes);
   if (!options_.compare.empty()) {
     const auto& own = row.out_of_place ? row.out_of_place : row.in_place;
-    if (row.compare && own && own->timing.mean > 0) {
+    if (row.compare && own && own->timing.p50 > 0) {
       text += "  " + number(row.compare->mean, 9) + number(row.compare->p50, 9) +
-              number(row.compare->mean / own->timing.mean, 9) + "x";
+              number(row.compare->p50 / own->timing.p50, 9) + "x";
     } else {
       text += "  " + none(9) + none(9) + none(10);
     }

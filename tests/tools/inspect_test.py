@@ -1,0 +1,160 @@
+"""zbccl env, topo, doctor, version, and the command line itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import unittest
+
+from command import BIN, TIMEOUT, environment, zbccl
+
+REPOSITORY = os.path.join(os.path.dirname(__file__), "..", "..")
+
+
+class Env(unittest.TestCase):
+    FIELDS = ["name", "type", "default", "range", "text", "value", "set"]
+
+    def test_json(self):
+        variables = json.loads(zbccl("env", "--json").stdout)
+        for variable in variables:
+            self.assertEqual(list(variable), self.FIELDS)
+        names = [variable["name"] for variable in variables]
+        self.assertIn("ZBCCL_TIMEOUT", names)
+        self.assertEqual(len(names), len(set(names)))
+
+    def test_table_names_each_with_its_value(self):
+        done = zbccl("env", ZBCCL_TIMEOUT="7s")
+        for variable in json.loads(zbccl("env", "--json").stdout):
+            self.assertIn(variable["name"], done.stdout)
+            self.assertIn(variable["text"], done.stdout)
+        self.assertRegex(done.stdout, r"ZBCCL_TIMEOUT +7s +\(set\)")
+
+    def test_the_secret_is_not_shown(self):
+        for form in ([], ["--json"], ["--markdown"]):
+            done = zbccl("env", *form, ZBCCL_UNIQUE_ID="127.0.0.1:1/5ec5e7")
+            self.assertEqual(done.returncode, 0)
+            self.assertNotIn("5ec5e7", done.stdout)
+
+    def test_markdown_does_not_depend_on_the_environment(self):
+        plain = zbccl("env", "--markdown").stdout
+        self.assertEqual(plain, zbccl("env", "--markdown", ZBCCL_TIMEOUT="7s").stdout)
+        rows = [line for line in plain.splitlines() if line.startswith("| `ZBCCL_")]
+        self.assertEqual(len(rows), len(json.loads(zbccl("env", "--json").stdout)))
+        for row in rows:
+            self.assertEqual(len(re.findall(r"(?<!\\)\|", row)), 6, row)
+
+    def test_the_documentation_is_up_to_date(self):
+        with open(os.path.join(REPOSITORY, "docs", "environment.md"), encoding="utf-8") as page:
+            self.assertEqual(page.read(), zbccl("env", "--markdown").stdout)
+
+    def test_two_forms_at_once(self):
+        self.assertEqual(zbccl("env", "--json", "--markdown").returncode, 2)
+
+
+class Topo(unittest.TestCase):
+    def test_json(self):
+        machine = json.loads(zbccl("topo", "show", "--json").stdout)
+        self.assertEqual(
+            list(machine), ["packages", "numa_nodes", "caches", "cores", "cpus", "ranks", "shared"]
+        )
+        self.assertEqual(set(machine["cpus"]), os.sched_getaffinity(0) & set(machine["cpus"]))
+        self.assertEqual(len(machine["ranks"]), len(machine["cores"]))
+
+    def test_follows_the_affinity(self):
+        one = sorted(os.sched_getaffinity(0))[0]
+        done = subprocess.run(
+            [BIN, "topo", "show", "--json"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            env=environment(),
+            preexec_fn=lambda: os.sched_setaffinity(0, {one}),
+        )
+        machine = json.loads(done.stdout)
+        self.assertEqual(machine["cpus"], [one])
+        self.assertEqual(len(machine["cores"]), 1)
+
+    def test_text(self):
+        done = zbccl("topo", "show", "-n", 4)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for word in ("package 0", "NUMA node", "core", "rank 3", "shared:"):
+            self.assertIn(word, done.stdout)
+
+    def test_what_ranks_share_on_a_described_machine(self):
+        # hwloc takes a description of another machine from its own variable.
+        description = "package:2 numa:1 l3:1 l2:2 core:1 pu:1"
+        done = zbccl("topo", "show", "-n", 4, "--json", HWLOC_SYNTHETIC=description, HWLOC_THISSYSTEM="0")
+        machine = json.loads(done.stdout)
+        reach = os.sched_getaffinity(0)
+        self.assertEqual(len(machine["cores"]), len({0, 1, 2, 3} & reach))
+        self.assertEqual([rank["rank"] for rank in machine["ranks"]], [0, 1, 2, 3])
+
+    def test_arguments(self):
+        for arguments in ([], ["show", "-n", 0], ["show", "-n", "x"], ["show", "more"], ["draw"]):
+            self.assertEqual(zbccl("topo", *arguments).returncode, 2, arguments)
+
+
+class Doctor(unittest.TestCase):
+    def test_examines_everything(self):
+        done = zbccl("doctor")
+        for subject in (
+            "library", "hwloc", "gloo", "CUDA driver", "memfd", "Unix sockets", "ptrace_scope",
+            "cross-memory attach", "pidfd", "nofile", "memlock", "cores", "SIMD", "NUMA",
+            "transparent huge pages", "all_reduce of 2 ranks, registered memory",
+            "all_reduce of 2 ranks, plain memory",
+        ):
+            self.assertRegex(done.stdout, rf"(?m)^(ok  |warn|FAIL)  {subject}: .+")
+        self.assertEqual(done.returncode, 1 if "\nFAIL" in "\n" + done.stdout else 0)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn("The host device works.", done.stdout)
+
+    def test_tells_of_a_small_limit(self):
+        done = subprocess.run(
+            ["sh", "-c", f"ulimit -n 200; exec {BIN} doctor"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            env=environment(),
+        )
+        self.assertRegex(done.stdout, r"(?m)^warn  nofile: 200 open files.*ulimit -n")
+
+    def test_a_failing_job_is_a_failure(self):
+        done = zbccl("doctor", TMPDIR="/no/such/folder")
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stdout, r"(?m)^FAIL  all_reduce of 2 ranks.*TMPDIR")
+        self.assertIn("mend what is marked FAIL", done.stdout)
+
+
+class CommandLine(unittest.TestCase):
+    def test_version(self):
+        self.assertRegex(zbccl("version").stdout, r"^zbccl (\d+\.\d+\.\d+) \(library \1\)\n$")
+
+    def test_help_names_every_subcommand(self):
+        done = zbccl("--help")
+        self.assertEqual(done.returncode, 0)
+        for name in ("perf", "run", "doctor", "env", "topo", "version"):
+            self.assertRegex(done.stdout, rf"(?m)^  {name} ")
+            self.assertEqual(zbccl(name, "--help").returncode, 0)
+
+    def test_what_does_not_exist(self):
+        for arguments in ([], ["moe"], ["Perf"], ["--frobnicate"], ["version", "extra"]):
+            done = zbccl(*arguments)
+            self.assertEqual(done.returncode, 2, arguments)
+            self.assertEqual(done.stdout, "", arguments)
+            self.assertNotEqual(done.stderr, "", arguments)
+
+    def test_closed_standard_descriptors(self):
+        done = subprocess.run(
+            ["sh", "-c", f"exec {BIN} run -n 2 -- sh -c 'echo out; echo err >&2' <&- 2>&-"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            env=environment(),
+        )
+        self.assertEqual(sorted(done.stdout.splitlines()), ["[0] out", "[1] out"])
+
+
+if __name__ == "__main__":
+    unittest.main()
