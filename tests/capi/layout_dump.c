@@ -37,6 +37,7 @@ int main(void) {
   FIELD(zbcclMemReport_t, direct_calls);
   FIELD(zbcclMemReport_t, staged_calls);
   FIELD(zbcclMemReport_t, attached_bytes);
+  FIELD(zbcclMemReport_t, attached_bytes);
 
   STRUCT(zbcclCommStats_t);
   FIELD(zbcclCommStats_t, size);

@@ -60,28 +60,72 @@ TEST_P(Accounting, WhatDoesNotReduceLandsNowhere) {
   });
 }
 
-// Without cross-memory attach, memory from malloc goes through the library's, and each byte is
-// counted.
+// What all ranks together staged, landed and attached during one case.
+struct Moved {
+  uint64_t staged = 0;
+  uint64_t landed = 0;
+  uint64_t attached = 0;
+};
+
+Moved moved_by(Rank& rank, Communicator& comm, CaseRunner& runner, const Case& test) {
+  const zbcclCommStats_t before = comm.stats();
+  const uint64_t attached = memory_report().attached_bytes;
+  runner.run(test);
+  rank.meet();
+  const zbcclCommStats_t after = comm.stats();
+  rank.board().publish(rank.rank(), 0, after.staged_bytes - before.staged_bytes);
+  rank.board().publish(rank.rank(), 1, after.landing_bytes - before.landing_bytes);
+  rank.board().publish(rank.rank(), 2, memory_report().attached_bytes - attached);
+  rank.meet();
+  Moved all;
+  for (int r = 0; r < rank.size(); ++r) {
+    all.staged += rank.board().value(r, 0);
+    all.landed += rank.board().value(r, 1);
+    all.attached += rank.board().value(r, 2);
+  }
+  rank.meet();
+  return all;
+}
+
+// Without cross-memory attach, memory from malloc goes through the library's, and it is counted:
+// small inputs of a reduction land there anyway, everything else is staged.
 TEST(StagedMemory, IsCountedForEveryOperation) {
-  const JobOptions options{.ranks = 3, .env = {{"ZBCCL_CMA", "0"}}};
-  run_job(options, [](Rank& rank) {
+  run_job({.ranks = 3, .env = {{"ZBCCL_CMA", "0"}}}, [](Rank& rank) {
     Communicator comm = connect(rank);
     CaseRunner runner(rank, comm, 8);
     for (size_t count : {1, 1000, 300000}) {
       for (const Case& test : every_operation(Memory::kPlain, count)) {
-        const uint64_t before = comm.stats().staged_bytes;
-        runner.run(test);
-        rank.meet();
-        rank.board().publish(rank.rank(), 0, comm.stats().staged_bytes - before);
-        rank.meet();
-        uint64_t staged = 0;
-        for (int r = 0; r < rank.size(); ++r) staged += rank.board().value(r, 0);
-        EXPECT_GT(staged, 0u) << test.name();
-        rank.meet();
+        const Moved moved = moved_by(rank, comm, runner, test);
+        EXPECT_GT(moved.staged + (test.reduces() ? moved.landed : 0), 0u) << test.name();
+        if (count == 300000) {
+          EXPECT_GE(moved.staged, count * sizeof(float)) << test.name();
+        }
+        EXPECT_EQ(0u, moved.attached) << test.name();
       }
     }
     EXPECT_GT(memory_report().staged_bytes, 0u);
     EXPECT_GT(memory_report().staged_calls, 0u);
+    comm.destroy();
+  });
+}
+
+// With it, nothing is staged, and what it moved is counted apart.
+TEST(AttachedMemory, IsCountedAndNotStaged) {
+  run_job({.ranks = 3}, [](Rank& rank) {
+    Communicator comm = connect(rank);
+    CaseRunner runner(rank, comm, 8);
+    if (moved_by(rank, comm, runner, {.count = 300000, .memory = Memory::kPlain}).attached == 0) {
+      GTEST_SKIP() << "this system does not allow cross-memory attach";
+    }
+    for (const Case& test : every_operation(Memory::kPlain, 300000)) {
+      const Moved moved = moved_by(rank, comm, runner, test);
+      EXPECT_EQ(0u, moved.staged) << test.name();
+      EXPECT_GT(moved.attached, 0u) << test.name();
+    }
+    for (const Case& test : every_operation(Memory::kRegistered, 300000)) {
+      EXPECT_EQ(0u, moved_by(rank, comm, runner, test).attached) << test.name();
+    }
+    EXPECT_EQ(0u, memory_report().staged_calls);
     comm.destroy();
   });
 }

@@ -91,26 +91,29 @@ std::vector<Case> small_cases(int ranks) {
 std::vector<Case> large_cases(int ranks) {
   std::vector<Case> cases;
   constexpr size_t kBytes = size_t{4} << 20;
-  for (zbcclDataType_t type : {zbcclFloat32, zbcclBfloat16}) {
-    for (Memory memory : kMemories) {
-      const bool in_place = (memory == Memory::kPlain) != (type == zbcclBfloat16);
-      const size_t count = kBytes / element_size(type) + 3;
-      Case test{.type = type, .offset = 1, .in_place = in_place, .memory = memory};
-      test.operation = Operation::kAllReduce;
-      test.count = count;
-      add(cases, test, ranks);
-      test.operation = Operation::kReduceScatter;
-      test.count = count / static_cast<size_t>(ranks) + 1;
-      add(cases, test, ranks);
-      test.operation = Operation::kAllGather;
-      add(cases, test, ranks);
-      test.operation = Operation::kBroadcast;
-      test.count = count;
-      add(cases, test, ranks);
-      test.operation = Operation::kSendRecv;
-      test.in_place = false;
-      add(cases, test, ranks);
-    }
+  const Case kinds[] = {
+      {.type = zbcclFloat32, .memory = Memory::kRegistered},
+      {.type = zbcclFloat32, .in_place = true, .memory = Memory::kPlain},
+      {.type = zbcclBfloat16, .in_place = true, .memory = Memory::kRegistered},
+      {.type = zbcclBfloat16, .memory = Memory::kAlternate},
+  };
+  for (Case test : kinds) {
+    const size_t count = kBytes / element_size(test.type) + 3;
+    test.offset = 1;
+    test.operation = Operation::kAllReduce;
+    test.count = count;
+    add(cases, test, ranks);
+    test.operation = Operation::kReduceScatter;
+    test.count = count / static_cast<size_t>(ranks) + 1;
+    add(cases, test, ranks);
+    test.operation = Operation::kAllGather;
+    add(cases, test, ranks);
+    test.operation = Operation::kBroadcast;
+    test.count = count;
+    add(cases, test, ranks);
+    test.operation = Operation::kSendRecv;
+    test.in_place = false;
+    add(cases, test, ranks);
   }
   return cases;
 }

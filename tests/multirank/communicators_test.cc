@@ -139,20 +139,21 @@ TEST_P(Communicators, SplitOfASplitOutlivesItsParents) {
 }
 
 // Once made, a part does not depend on the other ranks of its parent, not even on rank 0.
-TEST_P(Communicators, SplitNeedsOnlyItsOwnRanks) {
-  if (GetParam() == Mode::kThreads) GTEST_SKIP() << "a rank's process cannot end alone";
-  run_job({.ranks = 6, .mode = GetParam()}, [](Rank& rank) {
-    Communicator comm = connect(rank);
-    Communicator part = comm.split(rank.rank() < 2 ? 0 : 1, 0);
-    comm.destroy();
-    if (rank.rank() < 2) return;  // its process ends
-    std::this_thread::sleep_for(milliseconds(300));
-    Communicator pair = part.split(part.rank() % 2, 0);
-    EXPECT_EQ(2, sum(pair, 1));
-    pair.destroy();
-    EXPECT_EQ(4, sum(part, 1));
-    part.destroy();
-  });
+TEST(CommunicatorSplit, NeedsOnlyItsOwnRanks) {
+  for (Mode mode : {Mode::kProcesses, Mode::kMixed}) {
+    run_job({.ranks = 6, .mode = mode}, [](Rank& rank) {
+      Communicator comm = connect(rank);
+      Communicator part = comm.split(rank.rank() < 2 ? 0 : 1, 0);
+      comm.destroy();
+      if (rank.rank() < 2) return;  // its process ends
+      std::this_thread::sleep_for(milliseconds(300));
+      Communicator pair = part.split(part.rank() % 2, 0);
+      EXPECT_EQ(2, sum(pair, 1));
+      pair.destroy();
+      EXPECT_EQ(4, sum(part, 1));
+      part.destroy();
+    });
+  }
 }
 
 TEST_P(Communicators, SplitPartsWorkAtTheSameTime) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <tuple>
+#include <vector>
 
 #include "multirank/collective_case.h"
 #include "support/connect.h"
@@ -45,25 +46,51 @@ TEST_P(Matrix, Large) {
   });
 }
 
+// Outputs so large that kernels write past the cache.
+TEST(Huge, StreamedOutputs) {
+  for (int ranks : {1, 2, 3}) {
+    run_job({.ranks = ranks, .mode = ranks == 3 ? Mode::kThreads : Mode::kProcesses},
+            [](Rank& rank) {
+              Communicator comm = connect(rank);
+              CaseRunner runner(rank, comm, 16);
+              constexpr size_t kCount = (size_t{20} << 20) + 5;
+              std::vector<Case> cases;
+              for (Operation operation : {Operation::kAllReduce, Operation::kAllGather,
+                                          Operation::kBroadcast, Operation::kSendRecv}) {
+                cases.push_back(
+                    {.operation = operation, .type = zbcclUint8, .count = kCount, .offset = 1});
+              }
+              cases.push_back({.operation = Operation::kReduceScatter,
+                               .type = zbcclUint8,
+                               .count = kCount / 2,
+                               .offset = 1});
+              runner.run_all(cases);
+              comm.destroy();
+            });
+  }
+}
+
 // Every alignment of a buffer within a cache line and every length of a tail.
-TEST_P(Matrix, UnalignedHeadsAndTails) {
-  const auto [mode, ranks] = GetParam();
-  if (ranks > 4) GTEST_SKIP() << "covered by fewer ranks";
-  run_job({.ranks = ranks, .mode = mode, .deadline = std::chrono::seconds(90)}, [](Rank& rank) {
-    Communicator comm = connect(rank);
-    CaseRunner runner(rank, comm, 3);
-    for (zbcclDataType_t type : {zbcclUint8, zbcclBfloat16, zbcclFloat32}) {
-      for (size_t i = 0; i < 70; ++i) {
-        runner.run({.type = type, .count = 64 + i, .offset = i % 16, .in_place = i % 2 == 0});
-        runner.run({.operation = Operation::kAllGather,
-                    .type = type,
-                    .count = 1 + i,
-                    .offset = i % 16,
-                    .memory = i % 3 == 0 ? Memory::kPlain : Memory::kRegistered});
-      }
-    }
-    comm.destroy();
-  });
+TEST(Alignment, UnalignedHeadsAndTails) {
+  for (int ranks = 1; ranks <= 4; ++ranks) {
+    run_job(
+        {.ranks = ranks, .mode = ranks % 2 == 0 ? Mode::kProcesses : Mode::kThreads},
+        [](Rank& rank) {
+          Communicator comm = connect(rank);
+          CaseRunner runner(rank, comm, 3);
+          for (zbcclDataType_t type : {zbcclUint8, zbcclBfloat16, zbcclFloat32}) {
+            for (size_t i = 0; i < 70; ++i) {
+              runner.run({.type = type, .count = 64 + i, .offset = i % 16, .in_place = i % 2 == 0});
+              runner.run({.operation = Operation::kAllGather,
+                          .type = type,
+                          .count = 1 + i,
+                          .offset = i % 16,
+                          .memory = i % 3 == 0 ? Memory::kPlain : Memory::kRegistered});
+            }
+          }
+          comm.destroy();
+        });
+  }
 }
 
 }  // namespace
