@@ -63,7 +63,7 @@ LLM_CLONES void multiply_four(const Bfloat16* w, const float* x, float* y, int r
   multiply_block<4>(w, x, y, rows, columns);
 }
 
-LLM_CLONES float dot(const float* a, const float* b, int count) {
+LLM_INLINE float dot(const float* a, const float* b, int count) {
   float lanes[kLanes] = {};
   int i = 0;
   for (; i + kLanes <= count; i += kLanes) {
@@ -74,8 +74,24 @@ LLM_CLONES float dot(const float* a, const float* b, int count) {
   return sum;
 }
 
-LLM_CLONES void add_scaled_to(const float* x, float factor, float* y, int count) {
+LLM_INLINE void add_scaled_to(const float* x, float factor, float* y, int count) {
   for (int i = 0; i < count; ++i) y[i] += factor * x[i];
+}
+
+LLM_CLONES float sum_of_squares(const float* x, int count) { return dot(x, x, count); }
+
+LLM_CLONES void score_keys(const float* query, const float* keys, int length, int head_dim,
+                           float scale, float* scores) {
+  for (int j = 0; j < length; ++j) {
+    scores[j] = dot(query, keys + static_cast<size_t>(j) * head_dim, head_dim) * scale;
+  }
+}
+
+LLM_CLONES void mix_values(const float* values, const float* weights, int length, int head_dim,
+                           float* out) {
+  for (int j = 0; j < length; ++j) {
+    add_scaled_to(values + static_cast<size_t>(j) * head_dim, weights[j], out, head_dim);
+  }
 }
 
 }  // namespace
@@ -99,13 +115,13 @@ void rms_norm(std::span<const float> x, std::span<const float> weight, double ep
   for (int t = 0; t < tokens; ++t) {
     const float* in = x.data() + static_cast<size_t>(t) * dim;
     float* out = y.data() + static_cast<size_t>(t) * dim;
-    const float mean = dot(in, in, dim) / static_cast<float>(dim);
+    const float mean = sum_of_squares(in, dim) / static_cast<float>(dim);
     const float scale = 1.0f / std::sqrt(mean + static_cast<float>(eps));
     for (int i = 0; i < dim; ++i) out[i] = in[i] * scale * weight[i];
   }
 }
 
-void add_scaled(std::span<const float> x, float factor, std::span<float> y) {
+LLM_CLONES void add_scaled(std::span<const float> x, float factor, std::span<float> y) {
   add_scaled_to(x.data(), factor, y.data(), static_cast<int>(x.size()));
 }
 
@@ -129,14 +145,10 @@ void attend(std::span<const float> query, const float* keys, const float* values
             std::span<float> scores, std::span<float> out) {
   const int head_dim = static_cast<int>(query.size());
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-  for (int j = 0; j < length; ++j) {
-    scores[j] = dot(query.data(), keys + static_cast<size_t>(j) * head_dim, head_dim) * scale;
-  }
-  softmax(scores.first(length));
+  score_keys(query.data(), keys, length, head_dim, scale, scores.data());
+  softmax(scores.first(static_cast<size_t>(length)));
   std::fill(out.begin(), out.end(), 0.0f);
-  for (int j = 0; j < length; ++j) {
-    add_scaled_to(values + static_cast<size_t>(j) * head_dim, scores[j], out.data(), head_dim);
-  }
+  mix_values(values, scores.data(), length, head_dim, out.data());
 }
 
 Rotary::Rotary(int head_dim, double base, int positions) : half_(head_dim / 2) {
