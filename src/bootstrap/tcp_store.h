@@ -26,6 +26,7 @@ class TcpStoreServer {
   virtual uint16_t port() const = 0;
   virtual uint64_t strangers_dropped() const = 0;
   virtual size_t clients() const = 0;  // authenticated and connected now
+  virtual bool abandoned() const = 0;  // had clients, and the last one has left
 
   // Stops by itself once no client is connected. Does not block.
   virtual void stop_when_idle() = 0;

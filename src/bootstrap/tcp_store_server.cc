@@ -49,6 +49,7 @@ class Server final : public TcpStoreServer, public SessionHost {
   uint16_t port() const override { return port_; }
   uint64_t strangers_dropped() const override { return strangers_; }
   size_t clients() const override { return client_count_; }
+  bool abandoned() const override { return had_clients_ && client_count_ == 0; }
 
   void stop_when_idle() override {
     const std::lock_guard lock(idle_mutex_);
@@ -81,6 +82,7 @@ class Server final : public TcpStoreServer, public SessionHost {
   uint16_t port_ = 0;
   std::atomic<uint64_t> strangers_{0};
   std::atomic<size_t> client_count_{0};
+  std::atomic<bool> had_clients_{false};
   std::mutex idle_mutex_;
   bool stop_when_idle_ = false;
   bool stopped_ = false;
@@ -181,6 +183,7 @@ void Server::on_accept(std::error_code failure, tcp::socket socket) {
 void Server::on_authenticated(Session& session) {
   clients_.splice(clients_.end(), handshakes_, session.place);
   ++client_count_;
+  had_clients_ = true;
   log::trace(log::Subsys::kNet, "store at port {}: {} joined, {} clients", port_, session.peer(),
              client_count_.load());
 }
@@ -232,6 +235,7 @@ class GuardedServer final : public TcpStoreServer {
   uint16_t port() const override { return server_->port(); }
   uint64_t strangers_dropped() const override { return server_->strangers_dropped(); }
   size_t clients() const override { return server_->clients(); }
+  bool abandoned() const override { return server_->abandoned(); }
   void stop_when_idle() override { server_->stop_when_idle(); }
   bool keep_serving() override { return server_->keep_serving(); }
 

@@ -25,7 +25,8 @@ using capi::check_pointer;
 using capi::guard;
 using comm::Communicator;
 
-// Servers that zbcclGetUniqueId started, for as long as the process lives or somebody is connected.
+// Servers that zbcclGetUniqueId started. One whose ranks have met and left is stopped at the next
+// call that makes or destroys a communicator or an id.
 class Servers {
  public:
   static Servers& instance() {
@@ -34,19 +35,16 @@ class Servers {
   }
   void add(std::unique_ptr<bootstrap::TcpStoreServer> server) {
     const std::lock_guard lock(mutex_);
-    for (Entry& entry : servers_) entry.used = entry.used || entry.server->clients() > 0;
-    std::erase_if(servers_,
-                  [](const Entry& entry) { return entry.used && entry.server->clients() == 0; });
-    servers_.push_back({std::move(server), false});
+    servers_.push_back(std::move(server));
+  }
+  void stop_abandoned() {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(servers_, [](const auto& server) { return server->abandoned(); });
   }
 
  private:
-  struct Entry {
-    std::unique_ptr<bootstrap::TcpStoreServer> server;
-    bool used;
-  };
   std::mutex mutex_;
-  std::vector<Entry> servers_;
+  std::vector<std::unique_ptr<bootstrap::TcpStoreServer>> servers_;
 };
 
 Status check_count(int nranks) {
@@ -67,7 +65,7 @@ Result<comm::Options> parse(const zbcclConfig_t* config) {
   }
   options.timeout = Milliseconds(config->timeout_ms);
   options.init_timeout = Milliseconds(config->init_timeout_ms);
-  options.wait = static_cast<comm::Options::Wait>(config->host_wait);
+  options.wait = static_cast<comm::Wait>(config->host_wait);
   return options;
 }
 
@@ -78,6 +76,7 @@ Deadline init_deadline(const comm::Options& options) {
 }
 
 Status hand_out(Result<std::unique_ptr<Communicator>> made, zbcclComm_t* comm) {
+  Servers::instance().stop_abandoned();
   if (!made.ok()) return made.status();
   *comm = *made != nullptr ? capi::Shells<zbcclComm>::make(std::move(*made)) : nullptr;
   return {};
@@ -102,6 +101,7 @@ extern "C" {
 zbcclResult_t zbcclGetUniqueId(zbcclUniqueId* id) {
   return guard([&]() -> Status {
     ZBCCL_RETURN_IF_ERROR(check_pointer(id, "id"));
+    Servers::instance().stop_abandoned();
     bootstrap::UniqueId made;
     made.host = bootstrap::host_address();
     ZBCCL_ASSIGN_OR_RETURN(made.secret, bootstrap::make_secret());
@@ -188,7 +188,7 @@ zbcclResult_t zbcclCommInitRank(zbcclComm_t* comm, int nranks, zbcclUniqueId id,
     ZBCCL_ASSIGN_OR_RETURN(const bootstrap::UniqueId parsed, parse_id(id));
     ZBCCL_ASSIGN_OR_RETURN(auto store,
                            bootstrap::connect_tcp_store(parsed, init_deadline(options)));
-    return hand_out(Communicator::create(std::move(store), "world", rank, nranks, options), comm);
+    return hand_out(Communicator::create(*store, "world", rank, nranks, options), comm);
   });
 }
 
@@ -201,9 +201,8 @@ zbcclResult_t zbcclCommInitEnv(zbcclComm_t* comm, const zbcclConfig_t* config) {
     static std::atomic<int> number{0};
     const int n = number.fetch_add(1);
     const std::string name = n == 0 ? std::string("world") : format("world{}", n);
-    return hand_out(
-        Communicator::create(std::move(found.store), name, found.rank, found.nranks, options),
-        comm);
+    return hand_out(Communicator::create(*found.store, name, found.rank, found.nranks, options),
+                    comm);
   });
 }
 
@@ -218,7 +217,7 @@ zbcclResult_t zbcclCommInitStore(zbcclComm_t* comm, int nranks, int rank, zbcclS
       return error(Code::kInvalidArgument, "the name of a communicator has 1 to 256 characters");
     }
     ZBCCL_ASSIGN_OR_RETURN(const comm::Options options, parse(config));
-    return hand_out(Communicator::create(store->object, name, rank, nranks, options), comm);
+    return hand_out(Communicator::create(*store->object, name, rank, nranks, options), comm);
   });
 }
 
@@ -233,7 +232,7 @@ zbcclResult_t zbcclCommInitAll(zbcclComm_t* comms, int nranks, const zbcclConfig
     std::vector<std::thread> threads;
     for (int r = 0; r < nranks; ++r) {
       threads.emplace_back([&, r] {
-        auto result = Communicator::create(store, "local", r, nranks, options);
+        auto result = Communicator::create(*store, "local", r, nranks, options);
         if (result.ok()) made[static_cast<size_t>(r)] = std::move(*result);
         results[static_cast<size_t>(r)] = result.status();
       });
@@ -261,6 +260,7 @@ zbcclResult_t zbcclCommDestroy(zbcclComm_t comm) {
   return guard([&]() -> Status {
     ZBCCL_RETURN_IF_ERROR(check_handle(comm));
     (void)capi::Shells<zbcclComm>::take(comm);
+    Servers::instance().stop_abandoned();
     return {};
   });
 }

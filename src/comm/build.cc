@@ -19,27 +19,8 @@ namespace {
 
 using transport::ControlBlock;
 
-// First round: who everybody is. Plain bytes: join() has checked that the versions are equal.
-struct Hello {
-  memory::ProcessInfo process;
-  CpuSet cpus{};
-  int64_t quota_millicores = 0;
-  uint64_t one_shot_override = 0;
-  uint32_t epoch_base = 0;
-  uint32_t wait = 0;
-};
-
-// Second round: where everybody's control memory lies.
-struct Showing {
-  int32_t code = 0;  // what kept this rank from connecting to its peers
-  uint32_t attachable = 0;
-  memory::Location block;
-  memory::Location outbox;
-};
-
 template <typename T>
 std::string_view as_text(const T& value) {
-  static_assert(std::is_trivially_copyable_v<T>);
   return {reinterpret_cast<const char*>(&value), sizeof value};
 }
 
@@ -82,11 +63,9 @@ bool ranks_have_cores(const std::vector<Hello>& all) {
 }
 
 bool decide_spin(const std::vector<Hello>& all) {
-  using Wait = Options::Wait;
   const auto asks = [&](Wait wait) {
-    return std::any_of(all.begin(), all.end(), [&](const Hello& hello) {
-      return hello.wait == static_cast<uint32_t>(wait);
-    });
+    return std::any_of(all.begin(), all.end(),
+                       [&](const Hello& hello) { return hello.wait == wait; });
   };
   if (asks(Wait::kSleep)) return false;
   return asks(Wait::kSpin) || ranks_have_cores(all);
@@ -98,48 +77,62 @@ Options with_defaults(Options options) {
   if (options.init_timeout.count() <= 0) {
     options.init_timeout = Milliseconds(env::get_integer("ZBCCL_INIT_TIMEOUT"));
   }
-  if (options.wait == Options::Wait::kAuto) {
+  if (options.wait == Wait::kAuto) {
     const std::string text = env::get_string("ZBCCL_HOST_WAIT");
-    if (text == "spin") options.wait = Options::Wait::kSpin;
-    if (text == "sleep") options.wait = Options::Wait::kSleep;
+    if (text == "spin") options.wait = Wait::kSpin;
+    if (text == "sleep") options.wait = Wait::kSleep;
   }
   return options;
 }
 
+Hello make_hello(const memory::ProcessInfo& process, Wait wait) {
+  Hello hello;
+  hello.process = process;
+  hello.cpus = usable_cpus();
+  hello.quota_millicores = cpu_quota_millicores();
+  hello.one_shot_override = static_cast<uint64_t>(env::get_integer("ZBCCL_ONE_SHOT_MAX"));
+  hello.epoch_base = static_cast<uint32_t>(env::get_integer("ZBCCL_EPOCH_BASE"));
+  hello.wait = wait;
+  return hello;
+}
+
 }  // namespace
 
+// One rank's part in making a communicator, once everybody knows who everybody is.
 class Builder {
  public:
-  Builder(std::shared_ptr<bootstrap::Store> store, std::string name, int rank, int nranks,
-          const Options& options)
-      : store_(std::move(store)),
-        name_(std::move(name)),
+  Builder(std::string name, int rank, std::vector<Hello> hellos, Options options, Deadline deadline)
+      : name_(std::move(name)),
         rank_(rank),
-        nranks_(nranks),
-        options_(with_defaults(options)),
-        deadline_(Deadline::after(options_.init_timeout)) {}
+        nranks_(static_cast<int>(hellos.size())),
+        options_(options),
+        deadline_(deadline),
+        hellos_(std::move(hellos)) {
+    spin_ = decide_spin(hellos_);
+    tuning_ = plan::default_tuning(nranks_, spin_, at(0).one_shot_override);
+  }
 
-  Result<std::unique_ptr<Communicator>> build() {
-    reap();
-    ZBCCL_ASSIGN_OR_RETURN(exchange_, memory::Exchange::acquire());
-    ZBCCL_RETURN_IF_ERROR(introduce());
-    const Status connected = connect();
-    ZBCCL_RETURN_IF_ERROR(show(connected));
+  // Connects to the peers' processes and makes this rank's control memory. Never fails by itself:
+  // what went wrong is in the result, which the others are to see.
+  Showing prepare(std::shared_ptr<memory::Exchange> exchange) {
+    exchange_ = std::move(exchange);
+    Showing showing;
+    prepared_ = connect();
+    if (prepared_.ok()) prepared_ = allocate(&showing);
+    showing.code = static_cast<int32_t>(prepared_.code());
+    showing.attachable = attachable_ ? 1 : 0;
+    return showing;
+  }
+
+  // Maps what the others have shown, by rank, and meets them.
+  Result<std::unique_ptr<Communicator>> finish(const std::vector<Showing>& showings) {
+    ZBCCL_RETURN_IF_ERROR(prepared_);
+    ZBCCL_RETURN_IF_ERROR(map(showings));
     return assemble();
   }
 
  private:
-  Status introduce() {
-    Hello hello;
-    hello.process = exchange_->info();
-    hello.cpus = usable_cpus();
-    hello.quota_millicores = cpu_quota_millicores();
-    hello.one_shot_override = static_cast<uint64_t>(env::get_integer("ZBCCL_ONE_SHOT_MAX"));
-    hello.epoch_base = static_cast<uint32_t>(env::get_integer("ZBCCL_EPOCH_BASE"));
-    hello.wait = static_cast<uint32_t>(options_.wait);
-    ZBCCL_ASSIGN_OR_RETURN(const auto blobs, bootstrap::join(*store_, name_, rank_, nranks_,
-                                                             as_text(hello), deadline_));
-    ZBCCL_ASSIGN_OR_RETURN(hellos_, parse_all<Hello>(blobs));
+  Status connect() {
     for (int r = 0; r < nranks_; ++r) {
       if (at(r).process.host == at(0).process.host) continue;
       return error(Code::kUnsupported,
@@ -147,13 +140,8 @@ class Builder {
                    "machine (ZBCCL_HOST_ID must be equal too)",
                    r);
     }
-    spin_ = decide_spin(hellos_);
-    tuning_ = plan::default_tuning(nranks_, spin_, at(0).one_shot_override);
-    return {};
-  }
-
-  Status connect() {
     attachable_ = true;
+    peers_.resize(static_cast<size_t>(nranks_));
     for (int i = 0; i < nranks_; ++i) {
       const int r = (rank_ + i) % nranks_;  // not everybody knocks at the same door first
       auto process = exchange_->peer(at(r).process, deadline_);
@@ -164,40 +152,12 @@ class Builder {
                    r, at(r).process.pid));
       }
       attachable_ = attachable_ && (*process)->attachable();
-      if (peers_.empty()) peers_.resize(static_cast<size_t>(nranks_));
-      peers_[static_cast<size_t>(r)].process = *process;
+      peers_[static_cast<size_t>(r)].process = std::move(*process);
     }
     return {};
   }
 
-  Status show(const Status& connected) {
-    Showing mine;
-    mine.code = static_cast<int32_t>(connected.code());
-    mine.attachable = attachable_ ? 1 : 0;
-    if (connected.ok()) ZBCCL_RETURN_IF_ERROR(allocate(&mine));
-    ZBCCL_ASSIGN_OR_RETURN(
-        const auto blobs,
-        bootstrap::all_gather(*store_, name_ + "/show", rank_, nranks_, as_text(mine), deadline_));
-    ZBCCL_RETURN_IF_ERROR(connected);
-    ZBCCL_ASSIGN_OR_RETURN(const auto showings, parse_all<Showing>(blobs));
-    for (int r = 0; r < nranks_; ++r) {
-      const Showing& theirs = showings[static_cast<size_t>(r)];
-      if (theirs.code != 0) {
-        return error(static_cast<Code>(theirs.code), "rank {} could not connect to its peers", r);
-      }
-      attachable_ = attachable_ && theirs.attachable != 0;
-      transport::Peer& peer = peers_[static_cast<size_t>(r)];
-      ZBCCL_ASSIGN_OR_RETURN(std::byte* const block_base,
-                             peer.process->segment(theirs.block.segment, deadline_));
-      ZBCCL_ASSIGN_OR_RETURN(std::byte* const outbox_base,
-                             peer.process->segment(theirs.outbox.segment, deadline_));
-      peer.block = reinterpret_cast<ControlBlock*>(block_base + theirs.block.offset);
-      peer.outbox = outbox_base + theirs.outbox.offset;
-    }
-    return {};
-  }
-
-  Status allocate(Showing* mine) {
+  Status allocate(Showing* showing) {
     memory::Pool& pool = memory::Pool::process();
     const size_t block_bytes = ControlBlock::bytes(nranks_);
     ZBCCL_ASSIGN_OR_RETURN(block_.data, pool.allocate(block_bytes, memory::Use::kMetadata));
@@ -209,8 +169,28 @@ class Builder {
     const uint32_t base = at(0).epoch_base;
     for (transport::Packet& packet : block->packets) packet.epoch.store(base);
     block->phase.phase.store(base);
-    mine->block = *pool.locate(block_.data, block_bytes);
-    mine->outbox = *pool.locate(outbox_.data, 2 * tuning_.outbox_bytes);
+    showing->block = *pool.locate(block_.data, block_bytes);
+    showing->outbox = *pool.locate(outbox_.data, 2 * tuning_.outbox_bytes);
+    return {};
+  }
+
+  Status map(const std::vector<Showing>& showings) {
+    for (int r = 0; r < nranks_; ++r) {
+      const Showing& theirs = showings[static_cast<size_t>(r)];
+      if (theirs.code == 0) continue;
+      return error(static_cast<Code>(theirs.code), "rank {} could not connect to its peers", r);
+    }
+    for (int r = 0; r < nranks_; ++r) {
+      const Showing& theirs = showings[static_cast<size_t>(r)];
+      attachable_ = attachable_ && theirs.attachable != 0;
+      transport::Peer& peer = peers_[static_cast<size_t>(r)];
+      ZBCCL_ASSIGN_OR_RETURN(std::byte* const block_base,
+                             peer.process->segment(theirs.block.segment, deadline_));
+      ZBCCL_ASSIGN_OR_RETURN(std::byte* const outbox_base,
+                             peer.process->segment(theirs.outbox.segment, deadline_));
+      peer.block = reinterpret_cast<ControlBlock*>(block_base + theirs.block.offset);
+      peer.outbox = outbox_base + theirs.outbox.offset;
+    }
     return {};
   }
 
@@ -227,7 +207,7 @@ class Builder {
     comm->name_ = name_;
     comm->options_ = options_;
     comm->tuning_ = tuning_;
-    comm->store_ = store_;
+    comm->hellos_ = hellos_;
     comm->exchange_ = exchange_;
     comm->metadata_bytes_ = ControlBlock::bytes(nranks_);
     comm->team_ = std::make_unique<transport::Team>(std::move(team), std::move(peers_));
@@ -255,7 +235,6 @@ class Builder {
 
   const Hello& at(int r) const { return hellos_[static_cast<size_t>(r)]; }
 
-  std::shared_ptr<bootstrap::Store> store_;
   std::string name_;
   int rank_;
   int nranks_;
@@ -263,6 +242,7 @@ class Builder {
   Deadline deadline_;
   std::shared_ptr<memory::Exchange> exchange_;
   std::vector<Hello> hellos_;
+  Status prepared_;
   bool spin_ = true;
   plan::Tuning tuning_;
   bool attachable_ = false;
@@ -271,17 +251,73 @@ class Builder {
   PoolBlock outbox_;
 };
 
-Result<std::unique_ptr<Communicator>> Communicator::create(std::shared_ptr<bootstrap::Store> store,
+Result<std::unique_ptr<Communicator>> Communicator::create(bootstrap::Store& store,
                                                            const std::string& name, int rank,
-                                                           int nranks, const Options& options) {
-  using transport::kMaxRanks;
+                                                           int nranks, const Options& given) {
   env::warn_unknown();
-  if (nranks < 1 || nranks > kMaxRanks) {
+  if (nranks < 1 || nranks > transport::kMaxRanks) {
     return error(Code::kInvalidArgument, "a communicator of {} ranks cannot be made; 1 to {} can",
-                 nranks, kMaxRanks);
+                 nranks, transport::kMaxRanks);
   }
   // A rank outside [0, nranks) is reported by the join, which tells the other ranks too.
-  return Builder(std::move(store), name, rank, nranks, options).build();
+  reap();
+  const Options options = with_defaults(given);
+  const Deadline deadline = Deadline::after(options.init_timeout);
+  ZBCCL_ASSIGN_OR_RETURN(auto exchange, memory::Exchange::acquire());
+  const Hello hello = make_hello(exchange->info(), options.wait);
+  ZBCCL_ASSIGN_OR_RETURN(const auto met,
+                         bootstrap::join(store, name, rank, nranks, as_text(hello), deadline));
+  ZBCCL_ASSIGN_OR_RETURN(std::vector<Hello> hellos, parse_all<Hello>(met));
+  Builder builder(name, rank, std::move(hellos), options, deadline);
+  const Showing mine = builder.prepare(std::move(exchange));
+  ZBCCL_ASSIGN_OR_RETURN(const auto shown, bootstrap::all_gather(store, name + "/show", rank,
+                                                                 nranks, as_text(mine), deadline));
+  ZBCCL_ASSIGN_OR_RETURN(const std::vector<Showing> showings, parse_all<Showing>(shown));
+  return builder.finish(showings);
+}
+
+// Everything is exchanged between the parent's ranks, who know each other: no store is needed.
+Result<std::unique_ptr<Communicator>> Communicator::split(int color, int key,
+                                                          const Options& given) {
+  ZBCCL_RETURN_IF_ERROR(check_process());
+  reap();
+  const Options options = with_defaults(given);
+  struct Choice {
+    int32_t color;
+    int32_t key;
+    Wait wait;
+  };
+  const Choice mine = {color, key, options.wait};
+  std::vector<Choice> choices(static_cast<size_t>(size()));
+  ZBCCL_RETURN_IF_ERROR(exchange(&mine, choices.data(), sizeof mine, options.init_timeout));
+
+  std::vector<std::pair<int, int>> members;  // key, rank in the parent
+  for (int r = 0; r < size(); ++r) {
+    const Choice& choice = choices[static_cast<size_t>(r)];
+    if (choice.color == color) members.emplace_back(choice.key, r);
+  }
+  std::sort(members.begin(), members.end());
+  const int number = splits_++;
+  std::vector<Showing> all(choices.size());
+  if (color < 0) {
+    const Showing nothing;
+    ZBCCL_RETURN_IF_ERROR(exchange(&nothing, all.data(), sizeof nothing, options.init_timeout));
+    return std::unique_ptr<Communicator>();
+  }
+  std::vector<Hello> hellos;
+  for (const auto& [unused, r] : members) {
+    hellos.push_back(hellos_[static_cast<size_t>(r)]);
+    hellos.back().wait = choices[static_cast<size_t>(r)].wait;
+  }
+  const auto place = std::find(members.begin(), members.end(), std::pair(key, rank()));
+  Builder builder(format("{}.{}.{}", name_, number, color),
+                  static_cast<int>(place - members.begin()), std::move(hellos), options,
+                  Deadline::after(options.init_timeout));
+  const Showing shown = builder.prepare(exchange_);
+  ZBCCL_RETURN_IF_ERROR(exchange(&shown, all.data(), sizeof shown, options.init_timeout));
+  std::vector<Showing> theirs;
+  for (const auto& [unused, r] : members) theirs.push_back(all[static_cast<size_t>(r)]);
+  return builder.finish(theirs);
 }
 
 }  // namespace zbccl::comm

@@ -1,6 +1,5 @@
 #include "comm/communicator.h"
 
-#include <algorithm>
 #include <array>
 #include <cstring>
 #include <thread>
@@ -8,7 +7,6 @@
 
 #include "base/fork_guard.h"
 #include "base/log.h"
-#include "bootstrap/rendezvous.h"
 #include "comm/graveyard.h"
 #include "memory/pool.h"
 #include "observe/counters.h"
@@ -24,7 +22,6 @@ Communicator::~Communicator() {
     (void)channels_.release();
     (void)team_.release();
     new std::shared_ptr<memory::Exchange>(std::move(exchange_));
-    new std::shared_ptr<bootstrap::Store>(std::move(store_));
     return;
   }
   collective_lane_.reset();
@@ -193,39 +190,30 @@ Stats Communicator::stats() const {
   return stats;
 }
 
-Result<std::unique_ptr<Communicator>> Communicator::split(int color, int key,
-                                                          const Options& options) {
-  ZBCCL_RETURN_IF_ERROR(check_process());
-  if (team_->failed()) return team_->failure_status();
-  struct Choice {
-    int32_t color;
-    int32_t key;
-  };
-  const Choice mine = {color, key};
-  const int number = splits_++;
-  const Milliseconds timeout =
-      options.init_timeout.count() > 0 ? options.init_timeout : options_.init_timeout;
-  const std::string round = format("{}/split{}", name_, number);
-  ZBCCL_ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                         bootstrap::all_gather(*store_, round, rank(), size(),
-                                               {reinterpret_cast<const char*>(&mine), sizeof mine},
-                                               Deadline::after(timeout)));
-  std::vector<std::pair<int, int>> members;  // key, old rank
-  for (int r = 0; r < size(); ++r) {
-    const std::string& blob = all[static_cast<size_t>(r)];
-    Choice choice = {};
-    if (blob.size() != sizeof choice) {
-      return error(Code::kInternal, "rank {} sent {} bytes to split()", r, blob.size());
-    }
-    std::memcpy(&choice, blob.data(), sizeof choice);
-    if (choice.color == color) members.emplace_back(choice.key, r);
-  }
-  if (color < 0) return std::unique_ptr<Communicator>();
-  std::sort(members.begin(), members.end());
-  const auto place = std::find(members.begin(), members.end(), std::pair(key, rank()));
-  return create(store_, format("{}/color{}", round, color),
-                static_cast<int>(place - members.begin()), static_cast<int>(members.size()),
-                options);
+Status Communicator::exchange(const void* mine, void* all, size_t bytes, Milliseconds timeout) {
+  // Through the pool, so that nothing has to be attached to or staged.
+  memory::Pool& pool = memory::Pool::process();
+  const auto nranks = static_cast<size_t>(size());
+  ZBCCL_ASSIGN_OR_RETURN(void* const block,
+                         pool.allocate(bytes * (nranks + 1), memory::Use::kMetadata));
+  auto* gathered = static_cast<std::byte*>(block);
+  std::byte* own = gathered + bytes * nranks;
+  std::memcpy(own, mine, bytes);
+  collectives::Collective call;
+  call.operation = Operation::kAllGather;
+  call.send = own;
+  call.recv = gathered;
+  call.count = bytes;
+  call.type = DataType::kU8;
+  call.timeout = timeout;
+  if (collective_lane_ != nullptr) collective_lane_->drain();
+  const std::lock_guard lock(run_mutex_);
+  collectives::Context context{*team_, tuning_};
+  const Status status = collectives::run(context, call);
+  if (status.ok()) std::memcpy(all, gathered, bytes * nranks);
+  // After a failure a late peer may still read the block: it is small, and it stays.
+  if (!team_->failed()) (void)pool.free(block);
+  return status;
 }
 
 }  // namespace zbccl::comm

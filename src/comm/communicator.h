@@ -8,11 +8,13 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/status.h"
 #include "bootstrap/store.h"
 #include "collectives/collective.h"
+#include "comm/hello.h"
 #include "comm/work.h"
 #include "memory/exchange.h"
 #include "plan/plan.h"
@@ -24,7 +26,7 @@ namespace zbccl::comm {
 struct Options {
   Milliseconds timeout{0};       // 0: ZBCCL_TIMEOUT
   Milliseconds init_timeout{0};  // 0: ZBCCL_INIT_TIMEOUT
-  enum class Wait : uint32_t { kAuto = 0, kSpin = 1, kSleep = 2 } wait = Wait::kAuto;
+  Wait wait = Wait::kAuto;
 };
 
 struct Stats {
@@ -39,8 +41,9 @@ struct Stats {
 
 class Communicator {
  public:
-  // Collective over `nranks` callers with the same store and name, each with another rank.
-  static Result<std::unique_ptr<Communicator>> create(std::shared_ptr<bootstrap::Store> store,
+  // Collective over `nranks` callers with the same store and name, each with another rank. The
+  // store is needed no longer than this call.
+  static Result<std::unique_ptr<Communicator>> create(bootstrap::Store& store,
                                                       const std::string& name, int rank, int nranks,
                                                       const Options& options);
   // Waits for asynchronous work, says that this rank leaves, and gives the memory back once no peer
@@ -74,11 +77,15 @@ class Communicator {
                   Milliseconds timeout, std::shared_ptr<Work>* work);
   void account(const Status& status, uint64_t bytes);
 
+  // Every rank brings `bytes` bytes and gets everyone's, by rank: an all_gather of the library's
+  // own, which is not counted as an operation.
+  Status exchange(const void* mine, void* all, size_t bytes, Milliseconds timeout);
+
   uint32_t generation_ = 0;
   std::string name_;
   Options options_;
   plan::Tuning tuning_;
-  std::shared_ptr<bootstrap::Store> store_;
+  std::vector<Hello> hellos_;  // by rank
   std::shared_ptr<memory::Exchange> exchange_;
   std::unique_ptr<transport::Team> team_;
   std::unique_ptr<transport::Channels> channels_;
