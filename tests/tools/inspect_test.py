@@ -7,10 +7,11 @@ import os
 import re
 import subprocess
 import unittest
+from pathlib import Path
 
 from command import BIN, TIMEOUT, environment, zbccl
 
-REPOSITORY = os.path.join(os.path.dirname(__file__), "..", "..")
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Env(unittest.TestCase):
@@ -46,8 +47,8 @@ class Env(unittest.TestCase):
             self.assertEqual(len(re.findall(r"(?<!\\)\|", row)), 6, row)
 
     def test_the_documentation_is_up_to_date(self):
-        with open(os.path.join(REPOSITORY, "docs", "environment.md"), encoding="utf-8") as page:
-            self.assertEqual(page.read(), zbccl("env", "--markdown").stdout)
+        page = (REPOSITORY / "docs" / "environment.md").read_text()
+        self.assertEqual(page, zbccl("env", "--markdown").stdout)
 
     def test_two_forms_at_once(self):
         self.assertEqual(zbccl("env", "--json", "--markdown").returncode, 2)
@@ -85,7 +86,9 @@ class Topo(unittest.TestCase):
     def test_what_ranks_share_on_a_described_machine(self):
         # hwloc takes a description of another machine from its own variable.
         description = "package:2 numa:1 l3:1 l2:2 core:1 pu:1"
-        done = zbccl("topo", "show", "-n", 4, "--json", HWLOC_SYNTHETIC=description, HWLOC_THISSYSTEM="0")
+        done = zbccl(
+            "topo", "show", "-n", 4, "--json", HWLOC_SYNTHETIC=description, HWLOC_THISSYSTEM="0"
+        )
         machine = json.loads(done.stdout)
         reach = os.sched_getaffinity(0)
         self.assertEqual(len(machine["cores"]), len({0, 1, 2, 3} & reach))
@@ -100,9 +103,22 @@ class Doctor(unittest.TestCase):
     def test_examines_everything(self):
         done = zbccl("doctor")
         for subject in (
-            "library", "hwloc", "gloo", "CUDA driver", "memfd", "Unix sockets", "ptrace_scope",
-            "cross-memory attach", "pidfd", "nofile", "memlock", "cores", "SIMD", "NUMA",
-            "transparent huge pages", "all_reduce of 2 ranks, registered memory",
+            "library",
+            "hwloc",
+            "gloo",
+            "CUDA driver",
+            "memfd",
+            "Unix sockets",
+            "ptrace_scope",
+            "cross-memory attach",
+            "pidfd",
+            "nofile",
+            "memlock",
+            "cores",
+            "SIMD",
+            "NUMA",
+            "transparent huge pages",
+            "all_reduce of 2 ranks, registered memory",
             "all_reduce of 2 ranks, plain memory",
         ):
             self.assertRegex(done.stdout, rf"(?m)^(ok  |warn|FAIL)  {subject}: .+")

@@ -24,7 +24,9 @@ class Output(unittest.TestCase):
         self.assertEqual(sorted(done.stderr.splitlines()), [f"[{r}] problem" for r in range(3)])
 
     def test_order_within_a_rank_is_kept(self):
-        done = zbccl("run", "-n", 2, *shell("i=0; while [ $i -lt 2000 ]; do echo $i; i=$((i+1)); done"))
+        done = zbccl(
+            "run", "-n", 2, *shell("i=0; while [ $i -lt 2000 ]; do echo $i; i=$((i+1)); done")
+        )
         for rank in range(2):
             mark = f"[{rank}] "
             own = [line[len(mark) :] for line in done.stdout.splitlines() if line.startswith(mark)]
@@ -36,7 +38,9 @@ class Output(unittest.TestCase):
         self.assertTrue(done.stdout.endswith("\n"))
 
     def test_streams_before_the_line_ends(self):
-        with start("run", "-n", 1, *python("import time; print('In the', end=''); time.sleep(60)")) as job:
+        with start(
+            "run", "-n", 1, *python("import time; print('In the', end=''); time.sleep(60)")
+        ) as job:
             self.addCleanup(job.kill)
             begin = time.monotonic()
             self.assertEqual(job.stdout.read(len("[0] In the")), "[0] In the")
@@ -46,9 +50,10 @@ class Output(unittest.TestCase):
 
     def test_an_open_line_never_takes_another_ranks_text(self):
         script = (
-            "import os, sys, time\n"
+            "import os, time\n"
             "for i in range(40):\n"
-            "    sys.stdout.write('%s%d ' % ('ab'[int(os.environ['ZBCCL_RANK'])], i)); sys.stdout.flush()\n"
+            "    letter = 'ab'[int(os.environ['ZBCCL_RANK'])]\n"
+            "    print(letter + str(i), end=' ', flush=True)\n"
             "    time.sleep(0.01)\n"
             "print()"
         )
@@ -211,7 +216,9 @@ class Supervision(unittest.TestCase):
                 self.assertIn("ready", job.stdout.readline())
             job.send_signal(number)
             out, _ = job.communicate(timeout=60)
-            self.assertEqual(sorted(out.splitlines()), [f"[{r}] signal {int(number)}" for r in range(3)])
+            self.assertEqual(
+                sorted(out.splitlines()), [f"[{r}] signal {int(number)}" for r in range(3)]
+            )
             self.assertEqual(job.returncode, 0)  # which is what the ranks returned
 
     def test_sigint_goes_on(self):
@@ -249,7 +256,9 @@ class Leftovers(unittest.TestCase):
         self.mark = f"mark-{uuid.uuid4().hex}"
 
     def assert_nothing_left(self):
-        self.assertTrue(wait_until(lambda: not processes_with(self.mark)), processes_with(self.mark))
+        self.assertTrue(
+            wait_until(lambda: not processes_with(self.mark)), processes_with(self.mark)
+        )
 
     def test_grandchildren_go_with_the_job(self):
         script = f": {self.mark}; sleep 300 & (setsid sleep 300 &) ; echo started"
@@ -268,7 +277,9 @@ class Leftovers(unittest.TestCase):
         self.assertEqual(done.stdout, "[0] late\n")
 
     def test_killed_launcher(self):
-        with start("run", "-n", 3, *shell("echo ready; sleep 300; echo never"), MARK=self.mark) as job:
+        with start(
+            "run", "-n", 3, *shell("echo ready; sleep 300; echo never"), MARK=self.mark
+        ) as job:
             for _ in range(3):
                 self.assertIn("ready", job.stdout.readline())
             self.assertGreaterEqual(len(processes_with(self.mark)), 4)
@@ -277,7 +288,9 @@ class Leftovers(unittest.TestCase):
             self.assert_nothing_left()
 
     def test_terminated_launcher(self):
-        with start("run", "-n", 2, *shell("echo ready; sleep 300; echo never"), MARK=self.mark) as job:
+        with start(
+            "run", "-n", 2, *shell("echo ready; sleep 300; echo never"), MARK=self.mark
+        ) as job:
             for _ in range(2):
                 self.assertIn("ready", job.stdout.readline())
             job.terminate()
@@ -305,7 +318,9 @@ class Environment(unittest.TestCase):
         self.assertRegex(ids.pop(), r"^127\.0\.0\.1:\d+/\w+$")
 
     def test_the_rest_of_the_environment_is_kept(self):
-        done = zbccl("run", "-n", 1, *shell("echo $OTHER; echo ${ZBCCL_HOST_ADDRESS-none}"), OTHER="kept")
+        done = zbccl(
+            "run", "-n", 1, *shell("echo $OTHER; echo ${ZBCCL_HOST_ADDRESS-none}"), OTHER="kept"
+        )
         self.assertEqual(done.stdout, "[0] kept\n[0] none\n")
 
     def test_descriptors_are_not_inherited(self):
@@ -325,7 +340,9 @@ class Environment(unittest.TestCase):
 
     def test_binding(self):
         one = sorted(os.sched_getaffinity(0))[0]
-        done = zbccl("run", "-n", 2, "--bind", "core", "--", "grep", "Cpus_allowed_list", "/proc/self/status")
+        done = zbccl(
+            "run", "-n", 2, "--bind", "core", "--", "grep", "Cpus_allowed_list", "/proc/self/status"
+        )
         self.assertEqual(done.returncode, 0, done.stderr)
         lists = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines()}
         self.assertEqual(sorted(lists), ["[0]", "[1]"])

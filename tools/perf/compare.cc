@@ -5,15 +5,17 @@
 #include <unistd.h>
 
 #include "command.h"
-#include "launch/program.h"
 
 namespace zbccl::tools {
 namespace {
 
+// Beside the library that this process runs with.
 std::string module_path() {
-  const std::string self = own_path();
-  const std::string folder = self.substr(0, self.rfind('/'));
-  return folder + "/../lib/zbccl_compare_gloo.so";
+  Dl_info library = {};
+  const void* symbol = dlsym(RTLD_DEFAULT, "zbcclGetVersion");
+  if (symbol == nullptr || dladdr(symbol, &library) == 0) return "zbccl_compare_gloo.so";
+  const std::string path = library.dli_fname;
+  return path.substr(0, path.rfind('/') + 1) + "zbccl_compare_gloo.so";
 }
 
 OpenComparison load(const std::string& name) {
