@@ -280,23 +280,4 @@ std::string to_json() {
   return list.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
-std::string to_markdown() {
-  std::string text =
-      "# Environment variables\n\n"
-      "Generated from the registry in `src/base/env.cc` by `zbccl env --markdown`; `zbccl env` "
-      "shows the values in "
-      "force.\n\n"
-      "| variable | type | default | range | meaning |\n|---|---|---|---|---|\n";
-  for (const Variable& v : kVariables) {
-    std::string range = v.range;
-    for (size_t at = 0; (at = range.find('|', at)) != std::string::npos; at += 2)
-      range.replace(at, 1, "\\|");
-    text +=
-        zbccl::format("| `{}` | {} | {} | {} | {} |\n", v.name, type_name(v.type),
-                      *v.default_value != '\0' ? zbccl::format("`{}`", v.default_value) : "(empty)",
-                      range, v.text);
-  }
-  return text;
-}
-
 }  // namespace zbccl::env

@@ -40,9 +40,8 @@ void warn_unknown();
 // The registered name nearest to `name` by edit distance.
 std::string nearest(std::string_view name);
 
-// The registry as a JSON array of {name, type, default, range, text, value, set}, and as the body
-// of the docs page.
+// The registry as a JSON array of {name, type, default, range, text, value, set}. `zbccl env` makes
+// its table and the docs page of it.
 std::string to_json();
-std::string to_markdown();
 
 }  // namespace zbccl::env

@@ -211,17 +211,5 @@ TEST_F(EnvTest, json_hides_the_secret_and_takes_any_bytes) {
   EXPECT_EQ(nlohmann::json::parse(text).size(), variables().size());
 }
 
-TEST_F(EnvTest, markdown_has_a_row_for_each) {
-  const std::string text = to_markdown();
-  for (const Variable& v : variables()) {
-    const size_t row = text.find("| `" + std::string(v.name) + "` | " + type_name(v.type) + " | ");
-    ASSERT_NE(row, std::string::npos) << v.name;
-    // Six bars that are not escaped: five cells.
-    const std::string line = text.substr(row, text.find('\n', row) - row);
-    EXPECT_EQ(times(line, "|") - times(line, "\\|"), 6U) << line;
-    EXPECT_NE(line.find(v.text), std::string::npos);
-  }
-}
-
 }  // namespace
 }  // namespace zbccl::env
