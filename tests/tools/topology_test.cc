@@ -8,7 +8,8 @@ namespace {
 
 // Two packages of one NUMA node and one L3 each, four cores in each with an L2 and two threads.
 Machine two_sockets() {
-  auto machine = synthetic("package:2 numa:1 l3:1(size=32MB) l2:4(size=1MB) l1d:1 core:1 pu:2");
+  auto machine =
+      synthetic("package:2 numa:1 l3:1(size=33554432) l2:4(size=1048576) l1d:1 core:1 pu:2");
   EXPECT_TRUE(machine.ok()) << machine.status().to_string();
   return std::move(machine).value();
 }
