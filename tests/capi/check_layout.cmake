@@ -1,4 +1,5 @@
 # Compares what PROGRAM prints with the file EXPECTED. A line that changed breaks programs that were built before.
+cmake_minimum_required(VERSION 3.24)
 execute_process(COMMAND ${PROGRAM} OUTPUT_VARIABLE found RESULT_VARIABLE code)
 if(NOT code EQUAL 0)
   message(FATAL_ERROR "${PROGRAM} ended with ${code}")

@@ -1,4 +1,5 @@
 # LIBRARY names itself with its major version and needs nothing but the C and C++ run time.
+cmake_minimum_required(VERSION 3.24)
 execute_process(COMMAND ${READELF} -d -W ${LIBRARY} OUTPUT_VARIABLE text RESULT_VARIABLE code)
 if(NOT code EQUAL 0)
   message(FATAL_ERROR "${READELF} ended with ${code}")

@@ -1,4 +1,5 @@
 # Compares the dynamic symbols that LIBRARY defines with the file EXPECTED (sorted, one a line).
+cmake_minimum_required(VERSION 3.24)
 execute_process(COMMAND ${NM} -D --defined-only ${LIBRARY} OUTPUT_VARIABLE lines RESULT_VARIABLE code)
 if(NOT code EQUAL 0)
   message(FATAL_ERROR "${NM} ended with ${code}")
