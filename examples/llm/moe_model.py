@@ -92,7 +92,8 @@ class Attention(nn.Module):
         group = c.heads // c.kv_heads
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(y.transpose(1, 2).reshape(batch, length, c.heads * c.head_dim))
+        out: torch.Tensor = self.out(y.transpose(1, 2).reshape(batch, length, -1))
+        return out
 
 
 class Experts(nn.Module):
@@ -120,7 +121,7 @@ class Experts(nn.Module):
             balance = c.experts * (share * logits.softmax(dim=-1).flatten(0, -2).mean(0)).sum()
         hidden = functional.silu(functional.linear(x, self.gate.flatten(0, 1)))
         hidden = hidden * functional.linear(x, self.up.flatten(0, 1))
-        hidden = hidden.unflatten(-1, (c.experts, c.expert_hidden)) * weights.unsqueeze(-1)
+        hidden = hidden.view(*weights.shape, c.expert_hidden) * weights.unsqueeze(-1)
         down = self.down.transpose(1, 2).flatten(0, 1)  # [experts * expert_hidden, dim]
         return hidden.flatten(-2).to(x.dtype) @ down.to(x.dtype), balance, share
 
@@ -163,7 +164,7 @@ class Model(nn.Module):
                 nn.init.normal_(parameter, std=std)
 
     def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(logits in FP32, load-balancing loss summed over the layers, expert shares [layers, experts])."""
+        """(logits in FP32, load-balancing loss summed over layers, shares [layers, experts])."""
         length = tokens.shape[1]
         x = self.dropout(self.embedding(tokens))
         balances, shares = [], []

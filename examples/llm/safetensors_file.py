@@ -34,7 +34,9 @@ def save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str])
         file.write(struct.pack("<Q", len(text)))
         file.write(text)
         for tensor in tensors.values():
-            file.write(bytes(tensor.cpu().clone(memory_format=torch.contiguous_format).untyped_storage()))
+            file.write(
+                bytes(tensor.cpu().clone(memory_format=torch.contiguous_format).untyped_storage())
+            )
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -56,7 +56,7 @@ def held_out_loss(model: Model, tokens: torch.Tensor) -> tuple[float, torch.Tens
     total, count = 0.0, 0
     shares = torch.zeros(model.config.layers, model.config.experts, device=tokens.device)
     whole = tokens.numel() // context * context
-    batches = list(tokens[:whole].view(-1, context).split(32))
+    batches = list(torch.split(tokens[:whole].view(-1, context), 32))
     if tokens.numel() - whole >= 2:
         batches.append(tokens[whole:].view(1, -1))
     for batch in batches:
@@ -100,7 +100,9 @@ def train(arguments: argparse.Namespace) -> None:
 
     model = Model(config, arguments.dropout).to(device)
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{parameters} parameters, {tokens.numel()} bytes to train on, {held_out.numel()} held out")
+    print(
+        f"{parameters} parameters, {tokens.numel()} bytes to train on, {held_out.numel()} held out"
+    )
     forward = torch.compile(model) if arguments.compile else model
     optimizer = make_optimizer(model, arguments)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -140,7 +142,10 @@ def train(arguments: argparse.Namespace) -> None:
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * learning_rate_factor(progress)
         at = torch.randint(
-            tokens.numel() - config.context, (arguments.batch, 1), generator=generator, device=device
+            tokens.numel() - config.context,
+            (arguments.batch, 1),
+            generator=generator,
+            device=device,
         )
         batch = tokens[at + window]
         with autocast:
