@@ -90,7 +90,7 @@ TEST_F(LogTest, a_line_says_who_and_what) {
   warn(Subsys::kMem, "low");
   trace(Subsys::kMem, "not written");
   const std::string text = read("lines");
-  const std::string who = ":" + std::to_string(getpid()) + ":" + std::to_string(gettid());
+  const std::string who = zbccl::format(":{}:{}", getpid(), gettid());
   const size_t end = text.find('\n');
   ASSERT_NE(end, std::string::npos);
   EXPECT_EQ(text.substr(text.find(':'), end - text.find(':')),
