@@ -130,12 +130,16 @@ void Session::on_proof(const Proof& expected, const Proof& answer) {
     return send_and_leave(encode_verdict(Verdict::kRejected, {}),
                           same ? "wrong proof" : "another secret");
   }
+  // Before the peer learns of it: once it knows that it is in, it counts.
+  authenticated_ = true;
+  host_.on_authenticated(*this);
   const auto bytes = std::make_shared<std::string>(encode_verdict(Verdict::kAccepted, answer));
   asio::async_write(socket_, asio::buffer(*bytes),
                     [self = shared_from_this(), bytes](std::error_code failure, size_t) {
                       if (self->closed_) return;
                       if (failure) return self->close("closed during the handshake");
-                      self->accept_frames();
+                      self->disarm();
+                      self->read_header();
                     });
 }
 
@@ -153,13 +157,6 @@ void Session::send_and_leave(std::string bytes, std::string why) {
         asio::async_read(self->socket_, asio::buffer(self->opening_),
                          [self, why](std::error_code, size_t) { self->close(why); });
       });
-}
-
-void Session::accept_frames() {
-  disarm();
-  authenticated_ = true;
-  host_.on_authenticated(*this);
-  read_header();
 }
 
 void Session::read_header() {

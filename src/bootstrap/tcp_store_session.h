@@ -66,7 +66,6 @@ class Session : public std::enable_shared_from_this<Session> {
   void on_hello();
   void on_proof(const Proof& expected, const Proof& answer);
   void send_and_leave(std::string bytes, std::string why);
-  void accept_frames();
 
   // Frames.
   void read_header();

@@ -9,7 +9,6 @@
 #include "base/log.h"
 #include "bootstrap/launcher.h"
 #include "bootstrap/meeting_file.h"
-#include "bootstrap/served_store.h"
 #include "bootstrap_support.h"
 
 namespace zbccl::bootstrap::test {
@@ -423,24 +422,6 @@ TEST(MeetingFileTest, RefusesWhatOthersCanRead) {
 
   ASSERT_EQ(::chmod((runtime.path() + "/zbccl").c_str(), 0755), 0);
   EXPECT_EQ(MeetingFile::open("job").status().code(), Code::kInvalidUsage);
-}
-
-TEST(LeaseServer, GoesOnUntilItsClientsHaveLeft) {
-  auto lease = *lease_server("test", "127.0.0.1", 0, some_secret());
-  EXPECT_EQ(lease.get(), lease_server("test", "127.0.0.1", 0, some_secret())->get());
-  const UniqueId id{"127.0.0.1", lease->port(), some_secret()};
-  auto client = *connect_tcp_store(id, soon());
-  lease.reset();
-  EXPECT_TRUE(client->set("k", "v").ok());
-  // Taken up again while a client is there: the same server, with what it holds.
-  lease = *lease_server("test", "127.0.0.1", 0, some_secret());
-  EXPECT_EQ(lease->port(), id.port);
-  lease.reset();
-  client.reset();
-  EXPECT_TRUE(eventually([&] { return !raw_connect(id.port).valid(); }));
-  lease = *lease_server("test", "127.0.0.1", 0, some_secret());
-  const UniqueId fresh{"127.0.0.1", lease->port(), some_secret()};
-  EXPECT_EQ((*connect_tcp_store(fresh, soon()))->get("k", in(0)).status().code(), Code::kTimeout);
 }
 
 TEST(HostAddress, IsNumericAndFollowsTheVariable) {
