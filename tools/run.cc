@@ -32,8 +32,10 @@ std::vector<std::vector<int>> bound_cpus(int ranks) {
   const auto machine = topology::detect();
   if (!machine.ok()) throw UsageError("--bind core: " + machine.status().message());
   const auto usable = topology::restrict_to(machine.value(), topology::usable_cpus());
+  const auto placements = topology::place(usable, ranks);
   std::vector<std::vector<int>> cpus;
-  for (const auto& placement : topology::place(usable, ranks)) cpus.push_back(placement.cpus);
+  cpus.reserve(placements.size());
+  for (const auto& placement : placements) cpus.push_back(placement.cpus);
   if (cpus.empty()) throw UsageError("--bind core: the system does not tell this machine's cores");
   return cpus;
 }

@@ -16,6 +16,8 @@ struct Part {
 
 std::vector<Part> parts_of(const Machine& machine) {
   std::vector<Part> parts;
+  parts.reserve(machine.packages.size() + machine.numa_nodes.size() + machine.caches.size() +
+                machine.cores.size());
   for (const Package& package : machine.packages) {
     parts.push_back({"package", package.index, &package.cpus});
   }
@@ -38,7 +40,8 @@ bool holds(const Part& part, const Placement& placement) {
 std::vector<Placement> place(const Machine& machine, int ranks) {
   std::vector<Placement> placements;
   const size_t cores = machine.cores.size();
-  if (cores == 0) return placements;
+  if (cores == 0 || ranks <= 0) return placements;
+  placements.reserve(static_cast<size_t>(ranks));
   for (int rank = 0; rank < ranks; ++rank) {
     const size_t core = static_cast<size_t>(rank) * cores / static_cast<size_t>(ranks);
     placements.push_back({rank, static_cast<int>(core), machine.cores[core].cpus});

@@ -30,7 +30,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kBetweenTermAndKill{2000};
 // For processes that a rank left behind, to finish their output.
-constexpr std::chrono::milliseconds kLinger{1000};
+constexpr std::chrono::milliseconds kLinger{2000};
 constexpr int kKillingSignal = 3;  // the how-manieth request to end kills
 
 // One of a rank's two outputs.
@@ -301,6 +301,7 @@ class Launcher {
   // Every rank is a zombie: ends what they left behind, shows the rest of the output, reaps.
   void finish() {
     std::vector<pid_t> expected = {guardian_.pid()};
+    expected.reserve(ranks_.size() + 1);
     for (const Rank& rank : ranks_) expected.push_back(rank.pid);
     const TimePoint linger_end = Clock::now() + (first_code_ ? Clock::duration() : kLinger);
     while (Clock::now() < linger_end && has_other_children(expected)) {

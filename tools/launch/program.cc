@@ -64,8 +64,7 @@ Program find_program(const std::string& name) {
       const Kind kind = kind_of(path);
       if (kind == Kind::kProgram) return {path, 0, {}};
       struct stat status {};
-      if (kind == Kind::kUnfit && stat(path.c_str(), &status) == 0 &&
-          S_ISREG(status.st_mode)) {
+      if (kind == Kind::kUnfit && stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode)) {
         found = path;
       }
     }

@@ -175,6 +175,7 @@ class Bench {
   int warm_up(const std::function<void()>& call) {
     std::vector<double> seconds;
     const int calls = std::max(options_.warmup, options_.iterations > 0 ? 0 : 1);
+    seconds.reserve(static_cast<size_t>(calls));
     for (int i = 0; i < calls; ++i) {
       const auto begin = Clock::now();
       call();
@@ -321,6 +322,7 @@ class Bench {
     std::memcpy(mine.data() + sizeof size, text.data(), text.size());
     comm_.all_gather(mine.data(), all.data(), slot, zbcclUint8);
     std::vector<std::string> texts;
+    texts.reserve(static_cast<size_t>(ranks_));
     for (const std::byte* at = all.begin(); at != all.end(); at += slot) {
       uint64_t length = 0;
       std::memcpy(&length, at, sizeof length);

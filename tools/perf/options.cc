@@ -17,11 +17,14 @@ namespace {
 std::vector<zbcclDataType_t> parse_types(const std::vector<std::string>& names) {
   std::vector<std::string> known;
   std::vector<zbcclDataType_t> all;
+  known.reserve(zbcclNumTypes);
+  all.reserve(zbcclNumTypes);
   for (int i = 0; i < zbcclNumTypes; ++i) {
     all.push_back(static_cast<zbcclDataType_t>(i));
     known.emplace_back(zbcclTypeName(all.back()));
   }
   std::vector<zbcclDataType_t> types;
+  types.reserve(names.size());
   for (const std::string& name : names) {
     if (name == "all") return all;
     const auto it = std::find(known.begin(), known.end(), name);
@@ -37,11 +40,14 @@ std::vector<zbcclDataType_t> parse_types(const std::vector<std::string>& names) 
 std::vector<zbcclRedOp_t> parse_redops(const std::vector<std::string>& names) {
   std::vector<std::string> known;
   std::vector<zbcclRedOp_t> all;
+  known.reserve(zbcclNumOps);
+  all.reserve(zbcclNumOps);
   for (int i = 0; i < zbcclNumOps; ++i) {
     all.push_back(static_cast<zbcclRedOp_t>(i));
     known.emplace_back(zbcclOpName(all.back()));
   }
   std::vector<zbcclRedOp_t> redops;
+  redops.reserve(names.size());
   for (const std::string& name : names) {
     if (name == "all") return all;
     const auto it = std::find(known.begin(), known.end(), name);
