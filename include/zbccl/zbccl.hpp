@@ -197,6 +197,7 @@ class Communicator {
     std::vector<zbcclComm_t> comms(nranks > 0 ? static_cast<size_t>(nranks) : 0);
     check(zbcclCommInitAll(comms.data(), nranks, config));
     std::vector<Communicator> list;
+    list.reserve(comms.size());
     for (zbcclComm_t comm : comms) list.push_back(Communicator(comm));
     return list;
   }
