@@ -12,7 +12,7 @@ from typing import Any
 
 import zbccl
 
-LIMIT = 60.0  # seconds; far above what any test needs, so that a hang fails and does not block
+LIMIT = 120.0  # seconds; far above what any test needs, so that a hang fails and does not block
 
 
 def run_threads(size: int, body: Callable[[zbccl.Communicator], Any], **options: Any) -> list[Any]:

@@ -92,7 +92,7 @@ zbcclComm_t Communicator::get(const char* action) const {
 
 FlightPtr Communicator::run(const char* name, CallOptions options, std::vector<Operand> operands,
                             const std::function<zbcclResult_t(const zbcclCall_t*)>& call) {
-  const zbcclComm_t comm = get(name);
+  zbcclComm_t comm = get(name);
   const Use use(*this, name);
   zbcclCall_t how = ZBCCL_CALL_INITIALIZER;
   how.timeout_ms = options.timeout_ms;
@@ -128,7 +128,7 @@ bool Communicator::busy() {
 }
 
 std::unique_ptr<Communicator> Communicator::split(int color, int key, const zbcclConfig_t& config) {
-  const zbcclComm_t comm = get("split");
+  zbcclComm_t comm = get("split");
   const Use use(*this, "split");
   const auto made = std::make_shared<zbcclComm_t>(nullptr);
   try {
@@ -148,7 +148,7 @@ std::unique_ptr<Communicator> Communicator::split(int color, int key, const zbcc
 }
 
 void Communicator::abort() {
-  const zbcclComm_t comm = get("abort");
+  zbcclComm_t comm = get("abort");
   check(zbcclCommAbort(comm));
 }
 
@@ -160,7 +160,7 @@ void Communicator::close() {
     (void)flight->wait(0);
     flights_.pop_back();
   }
-  const zbcclComm_t comm = std::exchange(comm_, nullptr);
+  zbcclComm_t comm = std::exchange(comm_, nullptr);
   if (getpid() != owner_) return;
   Outcome outcome;
   {

@@ -93,7 +93,7 @@ Reply all_reduce(Communicator& self, nb::handle x, nb::handle out, const std::st
   void* recv = output.data;
   const size_t count = input.count;
   const zbcclDataType_t type = input.type;
-  const zbcclComm_t comm = self.get("all_reduce");
+  zbcclComm_t comm = self.get("all_reduce");
   return reply(self.run("all_reduce", {timeout_ms, asynchronous},
                         holding(std::move(input), std::move(output)), [&](const zbcclCall_t* call) {
                           return zbcclAllReduce(send, recv, count, type, reduction, comm, call);
@@ -118,7 +118,7 @@ Reply all_gather(Communicator& self, nb::handle x, nb::handle out, int64_t timeo
   void* recv = output.operand.data;
   const size_t count = input.count;
   const zbcclDataType_t type = input.type;
-  const zbcclComm_t comm = self.get("all_gather");
+  zbcclComm_t comm = self.get("all_gather");
   FlightPtr flight = self.run(
       "all_gather", {timeout_ms, asynchronous},
       holding(std::move(input), std::move(output.operand)),
@@ -157,7 +157,7 @@ Reply reduce_scatter(Communicator& self, nb::handle x, nb::handle out, const std
   void* recv = output.operand.data;
   const size_t count = output.operand.count;
   const zbcclDataType_t type = input.type;
-  const zbcclComm_t comm = self.get("reduce_scatter");
+  zbcclComm_t comm = self.get("reduce_scatter");
   FlightPtr flight =
       self.run("reduce_scatter", {timeout_ms, asynchronous},
                holding(std::move(input), std::move(output.operand)), [&](const zbcclCall_t* call) {
@@ -184,7 +184,7 @@ Reply broadcast(Communicator& self, nb::handle x, int root, nb::handle out, int6
   const void* send = sends ? input.data : recv;
   const size_t count = output.count;
   const zbcclDataType_t type = output.type;
-  const zbcclComm_t comm = self.get("broadcast");
+  zbcclComm_t comm = self.get("broadcast");
   return reply(self.run("broadcast", {timeout_ms, asynchronous},
                         holding(std::move(output), std::move(input)), [&](const zbcclCall_t* call) {
                           return zbcclBroadcast(send, recv, count, type, root, comm, call);
@@ -192,7 +192,7 @@ Reply broadcast(Communicator& self, nb::handle x, int root, nb::handle out, int6
 }
 
 Reply barrier(Communicator& self, int64_t timeout_ms, bool asynchronous) {
-  const zbcclComm_t comm = self.get("barrier");
+  zbcclComm_t comm = self.get("barrier");
   return reply(self.run("barrier", {timeout_ms, asynchronous}, {},
                         [&](const zbcclCall_t* call) { return zbcclBarrier(comm, call); }));
 }
@@ -202,7 +202,7 @@ Reply send(Communicator& self, nb::handle x, int peer, int64_t timeout_ms, bool 
   const void* data = input.data;
   const size_t count = input.count;
   const zbcclDataType_t type = input.type;
-  const zbcclComm_t comm = self.get("send");
+  zbcclComm_t comm = self.get("send");
   return reply(self.run(
       "send", {timeout_ms, asynchronous}, holding(std::move(input)),
       [&](const zbcclCall_t* call) { return zbcclSend(data, count, type, peer, comm, call); }));
@@ -213,7 +213,7 @@ Reply recv(Communicator& self, nb::handle x, int peer, int64_t timeout_ms, bool 
   void* data = output.data;
   const size_t count = output.count;
   const zbcclDataType_t type = output.type;
-  const zbcclComm_t comm = self.get("recv");
+  zbcclComm_t comm = self.get("recv");
   return reply(self.run(
       "recv", {timeout_ms, asynchronous}, holding(std::move(output)),
       [&](const zbcclCall_t* call) { return zbcclRecv(data, count, type, peer, comm, call); }));

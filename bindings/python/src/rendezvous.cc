@@ -90,10 +90,10 @@ Made connect(int count, std::function<zbcclResult_t(zbcclComm_t*)> init) {
   const auto handles = std::make_shared<Handles>(static_cast<size_t>(count));
   call_detachable([handles, init = std::move(init)] { return init(handles->data()); },
                   [handles] {
-                    for (const zbcclComm_t comm : *handles) (void)zbcclCommDestroy(comm);
+                    for (zbcclComm_t comm : *handles) (void)zbcclCommDestroy(comm);
                   });
   Made made;
-  for (const zbcclComm_t comm : *handles) made.push_back(std::make_unique<Communicator>(comm));
+  for (zbcclComm_t comm : *handles) made.push_back(std::make_unique<Communicator>(comm));
   return made;
 }
 
@@ -160,7 +160,8 @@ void bind_rendezvous(nb::module_& module) {
              "Starts a rendezvous server in this process and returns its id, to be passed to the "
              "other ranks.");
 
-  nb::class_<Store>(module, "Store", "A key-value store that ranks can meet in.");
+  [[maybe_unused]] const nb::class_<Store> store(module, "Store",
+                                                 "A key-value store that ranks can meet in.");
   module.def("local_store", &Store::local);
   module.def("c10d_store", &Store::c10d, nb::arg("host"), nb::arg("port"));
 
