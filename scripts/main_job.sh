@@ -18,8 +18,7 @@ fail() {
 step() {
   local limit=$1 status=0
   shift
-  echo
-  echo "\$ $*"
+  printf '\n$%s\n' "$(printf ' %q' "$@")"
   timeout --kill-after=10 "$limit" "$@" </dev/null || status=$?
   ((status == 0)) && return 0
   ((status == 124 || status == 137)) && fail "no end after $limit s: $*"
