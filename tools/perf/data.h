@@ -48,8 +48,8 @@ void fill_bits(uint64_t seed, int rank, size_t bytes, void* out);
 // How many of `count` elements of `element` bytes differ from that input.
 uint64_t wrong_bits(uint64_t seed, int rank, size_t count, size_t element, const void* data);
 
-// Written over outputs before a checked call: a pattern that is hardly ever the right result, so that
-// what was not written shows.
+// Written over outputs before a checked call: a pattern that is hardly ever the right result, so
+// that what was not written shows.
 void poison(size_t bytes, void* out);
 
 }  // namespace zbccl::tools
