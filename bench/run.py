@@ -2,7 +2,7 @@
 """Runs the host benchmark beside gloo and keeps the result: bench/results/DATE-host.json.
 
 Every measurement is one `zbccl perf` command, listed in the file with the machine it ran on, so
-that it can be repeated. The plots in docs/ are drawn from the file afterwards.
+that it can be repeated. The plots in docs/ and the table in the README are made from the file.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def versions(build: Path) -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", default="build", help="build directory (default: build)")
-    parser.add_argument("--iterations", type=int, default=100)
+    parser.add_argument("--iterations", type=int, default=50)
     parser.add_argument("--name", default="host", help="last part of the file's name")
     parser.add_argument("--no-plot", action="store_true")
     arguments = parser.parse_args()
@@ -93,6 +93,7 @@ def main() -> int:
         "date": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "machine": machine(),
         "versions": versions(build),
+        "load_before": round(os.getloadavg()[0], 1),
     }
     commands: list[str] = []
     rows: list[object] = []
@@ -121,7 +122,11 @@ def main() -> int:
     if arguments.no_plot:
         return 0
     plot = [sys.executable, str(ROOT / "bench/plot.py"), str(path), "--out", str(ROOT / "docs")]
-    return subprocess.run(plot, check=False).returncode
+    report = [sys.executable, str(ROOT / "bench/report.py"), str(path)]
+    return (
+        subprocess.run(plot, check=False).returncode
+        or subprocess.run(report, check=False).returncode
+    )
 
 
 if __name__ == "__main__":
