@@ -12,12 +12,10 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/zbccl DESTINATION ${CMAKE_INSTAL
 install(EXPORT zbccl-targets NAMESPACE zbccl:: DESTINATION ${zbccl_cmake_dir} COMPONENT development)
 
 file(RELATIVE_PATH zbccl_bin_to_lib ${CMAKE_INSTALL_FULL_BINDIR} ${CMAKE_INSTALL_FULL_LIBDIR})
-foreach(program zbccl_command zbccl_cli zbccl_tool)
-  if(TARGET ${program})
-    set_target_properties(${program} PROPERTIES INSTALL_RPATH "$ORIGIN/${zbccl_bin_to_lib}")
-    install(TARGETS ${program} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT runtime)
-  endif()
-endforeach()
+if(TARGET zbccl_command)
+  set_target_properties(zbccl_command PROPERTIES INSTALL_RPATH "$ORIGIN/${zbccl_bin_to_lib}")
+  install(TARGETS zbccl_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT runtime)
+endif()
 
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/zbcclConfig.cmake.in
                               ${PROJECT_BINARY_DIR}/cmake/zbcclConfig.cmake
