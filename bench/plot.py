@@ -72,13 +72,15 @@ def draw(operation: str, rows: list[Row], note: str, out: Path) -> list[Path]:
             continue
         factor = bus_factor(operation, ranks)
         own = row["out_of_place"] or row["in_place"]
-        series[ranks, "zbccl"].append((size, own["p50_us"], own["busbw"]))
-        peer = row.get("compare")
-        if peer:
-            bandwidth = size / peer["p50_us"] / 1e3 * factor
-            series[ranks, peer["name"]].append((size, peer["p50_us"], bandwidth))
+        times = [("zbccl", own)]
+        if row.get("compare"):
+            times.append((row["compare"]["name"], row["compare"]))
+        for name, time in times:
+            # Both by the median, which a busy machine moves least.
+            bandwidth = size / time["p50_us"] / 1e3 * factor
+            series[ranks, name].append((size, time["p50_us"], bandwidth))
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
     colours = dict(zip(sorted({ranks for ranks, _ in series}), COLOURS, strict=False))
     for (ranks, name), points in sorted(series.items(), key=lambda item: (item[0][0], item[0][1])):
         points.sort()
@@ -93,7 +95,7 @@ def draw(operation: str, rows: list[Row], note: str, out: Path) -> list[Path]:
         }
         left.plot(sizes, [point[1] for point in points], **options)
         right.plot(sizes, [point[2] for point in points], **options)
-    for axes, title in ((left, "time, median (µs)"), (right, "bus bandwidth (GB/s)")):
+    for axes, title in ((left, "time, median (µs)"), (right, "bus bandwidth, median (GB/s)")):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xlabel("bytes")
@@ -101,7 +103,7 @@ def draw(operation: str, rows: list[Row], note: str, out: Path) -> list[Path]:
         ticks = sorted({point[0] for points in series.values() for point in points})
         axes.set_xticks(ticks, [size_label(tick) for tick in ticks])
         axes.minorticks_off()
-    left.legend(frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right", frameon=False)
     if note:
         figure.supxlabel(note, fontsize=7, color="#666666")
     paths = []
