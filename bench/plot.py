@@ -103,7 +103,7 @@ def draw(operation: str, rows: list[Row], note: str, out: Path) -> list[Path]:
         ticks = sorted({point[0] for points in series.values() for point in points})
         axes.set_xticks(ticks, [size_label(tick) for tick in ticks])
         axes.minorticks_off()
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right", frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
     if note:
         figure.supxlabel(note, fontsize=7, color="#666666")
     paths = []
