@@ -55,12 +55,13 @@ Status Team::enter(const Signature& signature, const BufferRef& input, const Buf
                    Milliseconds timeout) {
   if (failed()) return failure_status();
   call_timeout_ = timeout.count() > 0 ? timeout : options_.timeout;
-  ++epoch_;
-  Packet& packet = own().packets[epoch_ & 1U];
+  const uint32_t entered = epoch() + 1;
+  epoch_.store(entered, std::memory_order_relaxed);
+  Packet& packet = own().packets[entered & 1U];
   packet.signature = signature;
   packet.input = input;
   packet.output = output;
-  packet.epoch.store(epoch_, std::memory_order_release);
+  packet.epoch.store(entered, std::memory_order_release);
   arrive();
   ZBCCL_RETURN_IF_ERROR(wait_all(Event::kEnter, call_timeout_));
   // Late: the others have given up, and their memory may serve something else by now.
@@ -115,7 +116,7 @@ void Team::arrive() {
 bool Team::arrived(Event event, int rank) const {
   const ControlBlock& block = *peers_[static_cast<size_t>(rank)].block;
   return event == Event::kEnter
-             ? reached(block.packets[epoch_ & 1U].epoch.load(std::memory_order_acquire), epoch_)
+             ? reached(block.packets[epoch() & 1U].epoch.load(std::memory_order_acquire), epoch())
              : reached(block.phase.phase.load(std::memory_order_acquire), phase_);
 }
 
@@ -189,7 +190,7 @@ Status Team::time_out(Event event, Milliseconds timeout) {
     const uint32_t b = block.packets[1].epoch.load(std::memory_order_acquire);
     const uint32_t last = reached(a, b) ? a : b;
     table += format("{} rank {} is at operation {} (epoch {:#x}, expected {:#x})",
-                    table.empty() ? "" : ";", r, last - options_.epoch_base, last, epoch_);
+                    table.empty() ? "" : ";", r, last - options_.epoch_base, last, epoch());
   }
   Failure failure;
   failure.code = Code::kTimeout;
@@ -213,6 +214,17 @@ void Team::fail(Failure failure) {
 }
 
 Status Team::give_up(const Status& status) {
+  // Memory of a process that is being killed fails before its end can be seen: wait for that a
+  // while.
+  const Deadline deadline =
+      Deadline::after(Milliseconds(status.code() == Code::kRemoteFailed ? 1000 : 20));
+  do {
+    for (const Peer& peer : peers_) {
+      if (peer.process->dead()) process_died(peer.process->nonce());
+    }
+    if (failed()) return failure_status();
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  } while (!deadline.passed());
   Failure failure;
   failure.code = Code::kRemoteFailed;
   failure.culprit = rank();

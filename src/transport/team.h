@@ -63,15 +63,15 @@ class Team {
                Milliseconds timeout);
   // The half of the outbox that the operation to be entered next may fill.
   std::byte* next_outbox() const {
-    return own_outbox_ + ((epoch_ + 1) & 1U) * options_.outbox_bytes;
+    return own_outbox_ + ((epoch() + 1) & 1U) * options_.outbox_bytes;
   }
   // The half that `rank` filled for the current operation.
   const std::byte* outbox(int rank) const {
-    return peers_[static_cast<size_t>(rank)].outbox + (epoch_ & 1U) * options_.outbox_bytes;
+    return peers_[static_cast<size_t>(rank)].outbox + (epoch() & 1U) * options_.outbox_bytes;
   }
   size_t outbox_bytes() const { return options_.outbox_bytes; }
   const Packet& packet(int rank) const {
-    return peers_[static_cast<size_t>(rank)].block->packets[epoch_ & 1U];
+    return peers_[static_cast<size_t>(rank)].block->packets[epoch() & 1U];
   }
   // Says that this rank has finished the current phase.
   void signal();
@@ -86,8 +86,9 @@ class Team {
 
   // Makes every present and future wait here and on the peers end. The first failure stays.
   void fail(Failure failure);
-  // As fail(), and returns `status`: for the rank on which something went wrong in the middle of an
-  // operation.
+  // For the rank on which something went wrong in the middle of an operation: fails the team and
+  // returns `status`, or, where it is a peer's death that went wrong, the error that names the
+  // peer.
   Status give_up(const Status& status);
   bool failed() const { return own().abort.word.load(std::memory_order_relaxed) != 0; }
   Failure failure() const {
@@ -111,7 +112,7 @@ class Team {
   uint32_t doorbell_rings() const { return own().doorbell.rings.load(std::memory_order_acquire); }
   void sleep_on_doorbell(uint32_t seen, Milliseconds limit);
 
-  uint32_t sequence() const { return epoch_ - options_.epoch_base; }
+  uint32_t sequence() const { return epoch() - options_.epoch_base; }
   // Memory for pieces of peers' unmapped buffers; kept for the next call.
   std::byte* scratch(size_t bytes) {
     if (scratch_.size() < bytes) scratch_.resize(bytes);
@@ -122,6 +123,7 @@ class Team {
 
  private:
   enum class Event { kEnter, kPhase };
+  uint32_t epoch() const { return epoch_.load(std::memory_order_relaxed); }
   bool arrived(Event event, int rank) const;
   int first_missing(Event event) const;
   Status wait_all(Event event, Milliseconds timeout);
@@ -135,7 +137,7 @@ class Team {
   std::vector<Peer> peers_;
   std::byte* own_outbox_ = nullptr;
   bool attachable_ = false;
-  uint32_t epoch_ = 0;
+  std::atomic<uint32_t> epoch_{0};  // advanced by the thread that runs operations; others may look
   uint32_t phase_ = 0;
   uint32_t signals_ = 0;  // enters and phases, for the arrival counters
   Milliseconds call_timeout_{0};
