@@ -1,5 +1,8 @@
-"""clang-tidy over every file of a build that is no test, with a cache: a file is looked at again only when it, a
-project header that it reaches, its command line or the set of checks has changed."""
+"""clang-tidy over every file of a build that is no test, with a cache.
+
+A file is looked at again only when it, a project header that it reaches, its command line or the
+set of checks has changed.
+"""
 
 from __future__ import annotations
 
