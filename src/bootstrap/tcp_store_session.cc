@@ -1,7 +1,5 @@
 #include "bootstrap/tcp_store_session.h"
 
-#include <asio/read.hpp>
-#include <asio/write.hpp>
 #include <utility>
 
 namespace zbccl::bootstrap {
@@ -247,8 +245,8 @@ void Session::on_get_timeout() {
   reply(missing_frame(missing));
 }
 
-void Session::reply(std::string frame) {
-  reply_frames_.assign(1, std::move(frame));
+void Session::reply(const std::string& frame) {
+  reply_frames_.assign(1, frame);
   reply_values_.clear();
   write_reply();
 }
@@ -270,12 +268,11 @@ void Session::write_reply() {
     if (i < reply_values_.size()) buffers.push_back(asio::buffer(*reply_values_[i]));
   }
   arm(kFrameTime, "a reply that was not read in time");
-  asio::async_write(socket_, std::move(buffers),
-                    [self = shared_from_this()](std::error_code failure, size_t) {
-                      if (self->closed_) return;
-                      if (failure) return self->close("closed while it was answered");
-                      self->finish_reply();
-                    });
+  asio::async_write(socket_, buffers, [self = shared_from_this()](std::error_code failure, size_t) {
+    if (self->closed_) return;
+    if (failure) return self->close("closed while it was answered");
+    self->finish_reply();
+  });
 }
 
 void Session::finish_reply() {

@@ -3,8 +3,6 @@
 #pragma once
 
 #include <array>
-#include <asio/ip/tcp.hpp>
-#include <asio/steady_timer.hpp>
 #include <list>
 #include <memory>
 #include <string>
@@ -13,6 +11,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "bootstrap/asio.h"
 #include "bootstrap/frame.h"
 #include "bootstrap/handshake.h"
 
@@ -77,7 +76,7 @@ class Session : public std::enable_shared_from_this<Session> {
   // Goes on with the get that waits, until the next key that is missing.
   void advance_get();
   void on_get_timeout();
-  void reply(std::string frame);
+  void reply(const std::string& frame);
   void reply_values(std::vector<StoredValue> values);
   void write_reply();
   void finish_reply();

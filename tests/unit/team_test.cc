@@ -21,15 +21,16 @@ class Ranks {
   explicit Ranks(int nranks, bool spin = false, uint32_t base = 0,
                  Milliseconds timeout = Milliseconds(60'000)) {
     const auto self = memory::PeerProcess::self(memory::ProcessInfo{});
+    // Whole lines, so that the outbox behind the block is aligned as in the pool.
+    const size_t block_bytes = (ControlBlock::bytes(nranks) + kLine - 1) / kLine * kLine;
     for (int r = 0; r < nranks; ++r) {
-      storage_.emplace_back(ControlBlock::bytes(nranks) + kLine + 2 * kOutbox);
+      storage_.emplace_back(block_bytes + kLine + 2 * kOutbox);
       auto at = reinterpret_cast<uintptr_t>(storage_.back().data());
       at = (at + kLine - 1) / kLine * kLine;
       auto* block = reinterpret_cast<ControlBlock*>(at);
       for (Packet& packet : block->packets) packet.epoch = base;
       block->phase.phase = base;
-      peers_.push_back(
-          {self, block, reinterpret_cast<std::byte*>(at) + ControlBlock::bytes(nranks)});
+      peers_.push_back({self, block, reinterpret_cast<std::byte*>(at) + block_bytes});
     }
     for (int r = 0; r < nranks; ++r) {
       TeamOptions options;
