@@ -151,7 +151,7 @@ class Bench {
     }
     const zbcclCommStats_t after = comm_.stats();
 
-    const auto calls = static_cast<uint64_t>(calls_out + calls_in);
+    const auto calls = static_cast<uint64_t>(calls_out) + static_cast<uint64_t>(calls_in);
     const std::vector<uint64_t> sums =
         sum_over_ranks({after.staged_bytes - before.staged_bytes,
                         after.landing_bytes - before.landing_bytes, memory_report().held_bytes});
