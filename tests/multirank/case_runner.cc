@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 
@@ -136,11 +137,11 @@ uint64_t CaseRunner::run(const Case& test) {
   call(test, buffers);
 
   const std::vector<std::byte> result(buffers.recv, buffers.recv + buffers.recv_bytes);
-  const bool input_kept = test.in_place || std::memcmp(buffers.in.data(), input_before.data(),
-                                                       input_before.size()) == 0;
+  const bool input_kept =
+      test.in_place || std::equal(input_before.begin(), input_before.end(), buffers.in.data());
   // What the caller may do at once: no rank may still read or write these.
   if (buffers.recv_bytes != 0) std::memset(buffers.recv, 0x5A, buffers.recv_bytes);
-  std::memset(buffers.in.data(), 0x3C, buffers.in.size());
+  std::fill_n(buffers.in.data(), buffers.in.size(), std::byte{0x3C});
 
   if (!input_kept) fail(test, "the input was changed");
   const auto want = expected(test, case_seed);
