@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # `12/345 Test  #12: name ....   Passed    0.01 sec`
 PASSED_LINE = re.compile(r"\s*\d+/\d+ Test +#\d+: .*[ *](Passed|Skipped) +[\d.]+ sec")
+START_LINE = re.compile(r" +Start +\d+: ")
 PYTHON_TEST_FOLDERS = ("tests/scripts", "tests/tools", "tests/examples", "tests/python")
 
 
@@ -173,6 +174,8 @@ def stream(command: list[str], environment: dict[str, str]) -> int:
     assert process.stdout is not None
     passed = 0
     for line in process.stdout:
+        if START_LINE.match(line):
+            continue
         if not PASSED_LINE.match(line):
             sys.stdout.write(line)
             sys.stdout.flush()
