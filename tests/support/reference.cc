@@ -118,7 +118,7 @@ void reduce(std::span<const void* const> inputs, void* out, size_t count, zbcclR
 void reference_reduce(std::span<const void* const> inputs, void* out, size_t count,
                       zbcclDataType_t type, zbcclRedOp_t op) {
   if (inputs.size() == 1) {
-    std::memcpy(out, inputs[0], count * element_size(type));
+    if (count > 0) std::memcpy(out, inputs[0], count * element_size(type));
     return;
   }
   switch (type) {
