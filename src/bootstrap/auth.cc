@@ -24,6 +24,10 @@ Status fill_random(std::span<uint8_t> bytes) {
 }  // namespace
 
 Result<Proof> hmac(const Secret& secret, std::string_view message) {
+  // libcrypto is this library's own copy, and a store's thread may still serve while the process
+  // ends: it must not be cleaned up under that thread.
+  static const bool ready = OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1;
+  if (!ready) return error(Code::kInternal, "libcrypto could not be initialised");
   Proof digest{};
   size_t length = 0;
   const unsigned char* done =
