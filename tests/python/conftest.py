@@ -9,7 +9,7 @@ import zbccl
 
 
 def pytest_configure() -> None:
-    # A shell starts its background jobs with SIGINT ignored, which the tests' children would inherit.
+    # A shell starts background jobs with SIGINT ignored, which the tests' children would inherit.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
