@@ -4,12 +4,13 @@
 # Elsewhere they say what is missing.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build run test bench lint format clean
+.PHONY: help build run test bench fuzz lint format clean
 
 BUILD ?= build
 JOBS ?= $(shell nproc)
 # More for scripts/run_tests.py, for example TEST_ARGS="--label unit".
 TEST_ARGS ?=
+FUZZ_SECONDS ?= 60
 PYTHON := .venv/bin/python
 
 help: ## show this list
@@ -27,10 +28,12 @@ test: ## build and run every test; ends with "N passed, M failed, K skipped"
 	@scripts/build.sh "$(BUILD)" "$(JOBS)" --python
 	@$(PYTHON) scripts/run_tests.py --build "$(BUILD)" $(TEST_ARGS)
 
-bench: ## the host benchmark beside gloo: JSON under bench/results/, plots under docs/
-	@scripts/install_dependencies.sh build bench
-	@scripts/build.sh "$(BUILD)" "$(JOBS)"
-	@$(PYTHON) bench/run.py --build "$(BUILD)"
+bench: ## the host benchmark beside gloo and Open MPI: JSON under bench/results/, plots under docs/
+	@bench/host.sh --build "$(BUILD)"
+
+fuzz: ## every fuzz target for FUZZ_SECONDS (60), two at a time (Clang)
+	@scripts/install_dependencies.sh build fuzz
+	@scripts/fuzz.sh build-fuzz "$(FUZZ_SECONDS)"
 
 lint: ## format, layers, clang-tidy, ruff, mypy, shellcheck, words, generated pages
 	@scripts/install_dependencies.sh build lint

@@ -4,8 +4,9 @@
     bench/plot.py FILE... [--out docs]
 
 A file holds a list of rows, or an object whose `rows` is one (as bench/run.py writes). One picture
-is drawn for each operation: bench-OPERATION.png and .svg. Solid lines are zbccl, dashed ones the
-library it was measured beside, in the same run.
+is drawn for each operation: bench-OPERATION.png and .svg; one more, bench-fresh, shows what data
+that is written anew before each call costs. Solid lines are zbccl, broken ones the libraries it was
+measured beside, in the same run.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ matplotlib.rcParams.update(
     }
 )
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
+MAIN = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all")
+STYLES = {"zbccl": "-", "gloo": "--", "open_mpi": ":", "copy": "-."}
+NAMES = {"open_mpi": "Open MPI"}
 COLOURS = ("#0b6e99", "#c4681c", "#5b8c2a", "#8a4f9e", "#a02c2c")
 Row = dict[str, Any]
 
@@ -52,9 +58,9 @@ def bus_factor(operation: str, ranks: int) -> float:
     """Bus bandwidth over size / time, as nccl-tests defines it."""
     if operation == "all_reduce":
         return 2 * (ranks - 1) / ranks
-    if operation in ("all_gather", "reduce_scatter", "all_to_all"):
-        return (ranks - 1) / ranks
-    return 1.0
+    if operation in ("reduce", "broadcast", "sendrecv"):
+        return 1.0
+    return (ranks - 1) / ranks
 
 
 def size_label(size: float) -> str:
@@ -64,56 +70,99 @@ def size_label(size: float) -> str:
     return f"{size:g}"
 
 
-def draw(operation: str, rows: list[Row], note: str, out: Path) -> list[Path]:
+def points_of(rows: list[Row]) -> dict[tuple[int, str], list[tuple[int, float, float]]]:
+    """For each number of ranks and library: size, median time and bus bandwidth by that."""
     series: dict[tuple[int, str], list[tuple[int, float, float]]] = defaultdict(list)
     for row in rows:
         ranks, size = int(row["ranks"]), int(row["size"])
         if size == 0:
             continue
-        factor = bus_factor(operation, ranks)
-        own = row["out_of_place"] or row["in_place"]
-        times = [("zbccl", own)]
+        factor = bus_factor(row["op"], ranks)
+        times = {"zbccl": row["out_of_place"] or row["in_place"], **row.get("peers", {})}
         if row.get("compare"):
-            times.append((row["compare"]["name"], row["compare"]))
-        for name, time in times:
-            # Both by the median, which a busy machine moves least.
+            times[row["compare"]["name"]] = row["compare"]
+        for name, time in times.items():
+            # All by the median, which a busy machine moves least.
             bandwidth = size / time["p50_us"] / 1e3 * factor
             series[ranks, name].append((size, time["p50_us"], bandwidth))
+    return series
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-    colours = dict(zip(sorted({ranks for ranks, _ in series}), COLOURS, strict=False))
-    for (ranks, name), points in sorted(series.items(), key=lambda item: (item[0][0], item[0][1])):
-        points.sort()
-        sizes = [point[0] for point in points]
-        style = "-" if name == "zbccl" else "--"
-        options: dict[str, Any] = {
-            "linestyle": style,
-            "color": colours.get(ranks, "#444444"),
-            "marker": "o",
-            "markersize": 3.5,
-            "label": f"{name}, {ranks} ranks",
-        }
-        left.plot(sizes, [point[1] for point in points], **options)
-        right.plot(sizes, [point[2] for point in points], **options)
-    for axes, title in ((left, "time, median (µs)"), (right, "bus bandwidth, median (GB/s)")):
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xlabel("bytes")
-        axes.set_title(f"{operation}: {title}", loc="left")
-        ticks = sorted({point[0] for points in series.values() for point in points})
-        axes.set_xticks(ticks, [size_label(tick) for tick in ticks])
-        axes.minorticks_off()
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
+
+def finish(
+    figure: Figure, axes: list[Axes], titles: list[str], sizes: set[int], note: str, path: Path
+) -> list[Path]:
+    """Axes, titles and legend, and the two files."""
+    for one, title in zip(axes, titles, strict=True):
+        one.set_xscale("log", base=2)
+        one.set_yscale("log")
+        one.set_xlabel("bytes")
+        one.set_title(title, loc="left")
+        ticks = sorted(sizes)
+        one.set_xticks(ticks, [size_label(tick) for tick in ticks])
+        one.minorticks_off()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     if note:
         figure.supxlabel(note, fontsize=7, color="#666666")
     paths = []
     for suffix in ("png", "svg"):
-        path = out / f"bench-{operation.replace('_', '-')}.{suffix}"
+        file = path.with_suffix(f".{suffix}")
         metadata = {"Date": None} if suffix == "svg" else {"Software": None}
-        figure.savefig(path, dpi=140, metadata=metadata)
-        paths.append(path)
+        figure.savefig(file, dpi=140, metadata=metadata)
+        paths.append(file)
     plt.close(figure)
     return paths
+
+
+def draw(operation: str, rows: list[Row], note: str, out: Path) -> list[Path]:
+    series = points_of(rows)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    colours = dict(zip(sorted({ranks for ranks, _ in series}), COLOURS, strict=False))
+    order = list(STYLES)
+    for (ranks, name), points in sorted(
+        series.items(), key=lambda i: (i[0][0], order.index(i[0][1]))
+    ):
+        points.sort()
+        sizes = [point[0] for point in points]
+        options: dict[str, Any] = {
+            "linestyle": STYLES[name],
+            "color": colours.get(ranks, "#444444"),
+            "marker": "o" if name == "zbccl" else None,
+            "markersize": 3.5,
+            "linewidth": 1.6 if name == "zbccl" else 1.2,
+            "label": f"{NAMES.get(name, name)}, {ranks} ranks",
+        }
+        left.plot(sizes, [point[1] for point in points], **options)
+        right.plot(sizes, [point[2] for point in points], **options)
+    titles = [f"{operation}: time, median (µs)", f"{operation}: bus bandwidth, median (GB/s)"]
+    sizes_seen = {point[0] for points in series.values() for point in points}
+    path = out / f"bench-{operation.replace('_', '-')}"
+    return finish(figure, [left, right], titles, sizes_seen, note, path)
+
+
+def draw_fresh(steady: dict[str, list[Row]], fresh: list[Row], note: str, out: Path) -> list[Path]:
+    """Unchanging against fresh data, for the operations and ranks that were measured with both."""
+    operations = [name for name in MAIN if any(row["op"] == name for row in fresh)][:2]
+    figure, axes = plt.subplots(1, len(operations), figsize=(11, 3.8), layout="constrained")
+    axes = [axes] if len(operations) == 1 else list(axes)
+    sizes_seen: set[int] = set()
+    for one, operation in zip(axes, operations, strict=True):
+        new = points_of([row for row in fresh if row["op"] == operation])
+        old = points_of(steady[operation])
+        for what, series, faded in (("unchanging", old, True), ("fresh", new, False)):
+            for (ranks, name), points in sorted(series.items()):
+                if (ranks, name) not in new or name == "copy":
+                    continue
+                points.sort()
+                sizes_seen |= {point[0] for point in points}
+                one.plot(
+                    [point[0] for point in points],
+                    [point[1] for point in points],
+                    linestyle=STYLES[name],
+                    color=COLOURS[0] if faded else COLOURS[1],
+                    label=f"{NAMES.get(name, name)}, {what}",
+                )
+    titles = [f"{operation}, 2 ranks: time, median (µs)" for operation in operations]
+    return finish(figure, axes, titles, sizes_seen, note, out / "bench-fresh")
 
 
 def main() -> int:
@@ -122,17 +171,29 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
     by_operation: dict[str, list[Row]] = defaultdict(list)
+    fresh: list[Row] = []
     notes: list[str] = []
     for path in arguments.files:
         rows, note = read_rows(path)
         if note and note not in notes:
             notes.append(note)
         for row in rows:
-            by_operation[row["op"]].append(row)
+            # What single goals asked for has no place in a series over sizes.
+            if row.get("part") == "extra" and not (row["fresh"] and "gloo" in row["peers"]):
+                continue
+            if row.get("fresh"):
+                fresh.append(row)
+            else:
+                by_operation[row["op"]].append(row)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    drawn: list[Path] = []
     for operation, rows in by_operation.items():
-        for path in draw(operation, rows, "; ".join(notes), arguments.out):
-            print(f"plot: {path}")
+        if operation in MAIN or len(by_operation) == 1:
+            drawn += draw(operation, rows, "; ".join(notes), arguments.out)
+    if any(row["op"] in by_operation for row in fresh):
+        drawn += draw_fresh(by_operation, fresh, "; ".join(notes), arguments.out)
+    for path in drawn:
+        print(f"plot: {path}")
     return 0
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the named groups need and is missing: install_dependencies.sh GROUP...
 #   build  compilers and libraries          test   the Python environment in .venv, with PyTorch
-#   lint   formatters and checkers          bench  what draws the plots
+#   lint   formatters and checkers          bench  peers, and what draws the plots
+#   fuzz   Clang with its fuzzer
 # System packages need root (Debian 12, Ubuntu 24.04); without root it names what is missing.
 # A call that finds everything in place takes a fraction of a second.
 set -euo pipefail
@@ -13,7 +14,8 @@ build_packages=(
   libgtest-dev libhwloc-dev libssl-dev libgloo-dev
 )
 python_packages=(python3 python3-venv python3-dev)
-bench_packages=(libbenchmark-dev)
+bench_packages=(libbenchmark-dev openmpi-bin libopenmpi-dev)
+fuzz_packages=(clang-16 libclang-rt-16-dev)
 lint_packages=(clang-format-14 clang-tidy-14 shellcheck)
 
 say() { echo "[setup] $*" >&2; }
@@ -118,14 +120,15 @@ for group in "$@"; do
     build) packages+=("${build_packages[@]}") ;;
     test) packages+=("${python_packages[@]}") ;;
     bench) packages+=("${python_packages[@]}" "${bench_packages[@]}") ;;
+    fuzz) packages+=("${fuzz_packages[@]}") ;;
     lint) packages+=("${python_packages[@]}" "${lint_packages[@]}") ;;
     *)
-      say "unknown group $group; known: build test lint bench"
+      say "unknown group $group; known: build test lint bench fuzz"
       exit 2
       ;;
   esac
 done
 install_packages "${packages[@]}"
 for group in "$@"; do
-  [[ $group == build ]] || install_python "$group"
+  [[ $group == build || $group == fuzz ]] || install_python "$group"
 done

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -38,14 +39,16 @@ bool in_job() {
 int run_rank(const PerfArguments& arguments) {
   int rank = -1;
   try {
+    const auto begin = std::chrono::steady_clock::now();
     Communicator comm = Communicator::from_environment();
+    const std::chrono::duration<double, std::milli> init = std::chrono::steady_clock::now() - begin;
     rank = comm.rank();
     if (arguments.ranks != 0 && arguments.ranks != comm.size()) {
       throw UsageError(fmt::format("--ranks {}: this job has {} ranks; leave the option out",
                                    arguments.ranks, comm.size()));
     }
     const PerfOptions options = check_arguments(arguments, comm.size());
-    const uint64_t wrong = run_bench(comm, options);
+    const uint64_t wrong = run_bench(comm, options, init.count());
     comm.destroy();
     return wrong == 0 ? kSuccess : kFailure;
   } catch (const UsageError&) {
@@ -90,10 +93,7 @@ void add_perf(CLI::App& app, Action& action) {
                          "Measures and checks one operation, with nccl-tests' columns. Started by "
                          "zbccl run or torchrun "
                          "it joins that job, else it starts --ranks processes itself.");
-  command
-      ->add_option("OP", a->op,
-                   "all_reduce, all_gather, reduce_scatter, broadcast, sendrecv or barrier")
-      ->required();
+  command->add_option("OP", a->op, op_names())->required();
   command->add_option("--ranks", a->ranks, "Processes (default: the cores in reach, at least 2)")
       ->check(CLI::Range(1, kMaxPerfRanks));
   command->add_option("--device", a->device, "Where the data lies: host");
@@ -108,16 +108,26 @@ void add_perf(CLI::App& app, Action& action) {
       ->delimiter(',');
   command
       ->add_option("-n,--iters", a->iterations,
-                   "Timed calls for each size (default: 5 to 20000, as fit in 0.3 s)")
+                   "Timed calls for each size (default: 5 to 20000, as fit in --seconds)")
       ->check(CLI::Range(1, kMaxIterations));
+  command->add_option("--seconds", a->seconds, "Time for the calls of each size and form (0.3)")
+      ->check(CLI::Range(0.001, 3600.0));
   command->add_option("-w,--warmup", a->warmup, "Calls before them (5)")
       ->check(CLI::Range(0, kMaxIterations));
-  command->add_option("--root,-r", a->root, "Root of a broadcast (0)");
+  command->add_option("--root,-r", a->root, "Root of reduce, broadcast, gather and scatter (0)");
   command->add_flag("--in-place", a->in_place, "Only in place (default: both)");
   command->add_flag("--out-of-place", a->out_of_place, "Only out of place (default: both)");
   command->add_flag("--check", a->check, "Verify every element on every rank, to the last bit");
+  command->add_flag(
+      "--fresh", a->fresh,
+      "Before each timed call its rank writes the input anew, after it its rank reads "
+      "the output; each call is begun together");
   command->add_flag("--unregistered", a->unregistered, "Use plain memory from malloc");
-  command->add_option("--compare", a->compare, "Measure another library in turn: gloo");
+  command->add_flag("--no-bind", a->no_bind,
+                    "Leave the ranks to the scheduler (default: where every rank can have a core, "
+                    "its thread stays there)");
+  command->add_option("--compare", a->compare,
+                      "Measure in turn: gloo, or copy (every rank copies the size at once)");
   command->add_option("--json", a->json_path, "Also write the rows to this file");
   command->callback([&action, a] { action = [a] { return run_perf(*a); }; });
 }

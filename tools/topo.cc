@@ -1,4 +1,4 @@
-// `zbccl topo show`: what this machine is made of, and what ranks share on it.
+// `zbccl topo`: what this machine is made of, what ranks share on it, and how fast it is.
 
 #include <fmt/core.h>
 
@@ -8,8 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "calibrate/table.h"
 #include "command.h"
+#include "topo_calibrate.h"
 #include "topology/detect.h"
+#include "topology/machine_key.h"
 #include "topology/placement.h"
 
 namespace zbccl::tools {
@@ -21,6 +24,7 @@ using topology::Placement;
 using topology::text_of;
 
 constexpr int kMaxRanks = 1024;
+constexpr int kMaxCalibrateRanks = 64;
 constexpr int kMaxMatrix = 16;  // wider than a screen beyond
 
 struct TopoOptions {
@@ -143,7 +147,29 @@ int show(const TopoOptions& options) {
   }
   print_ranks(machine, placements);
   print_matrix(machine, placements);
+  fmt::print("\n{}", describe_tuning(tuning_path(), topology::machine_key()));
   return kSuccess;
+}
+
+void add_calibrate(CLI::App& topo, Action& action) {
+  auto options = std::make_shared<CalibrateOptions>();
+  CLI::App* command = topo.add_subcommand(
+      "calibrate",
+      "Measures meetings, copies and algorithms between real ranks, fits the thresholds that the "
+      "library takes, and writes them to its tuning file. Takes about half a minute; leave the "
+      "machine to it");
+  command->add_option("-n,--ranks", options->ranks, "Numbers of ranks, separated by commas")
+      ->delimiter(',')
+      ->check(CLI::Range(2, kMaxCalibrateRanks));
+  command->add_flag("--steady", options->steady,
+                    "Fit to inputs that never change instead of ones that are written anew");
+  command->add_option("--seconds", options->seconds, "Time for each size and way (0.05)")
+      ->check(CLI::Range(0.001, 60.0));
+  command->add_option("--output", options->output, "The file to write (where the library looks)");
+  command->add_flag("--dry-run", options->dry_run, "Print the table instead of writing it");
+  command->add_option("--json", options->json_path, "Also write everything measured to this file");
+  command->add_option("--rank-folder", options->rank_folder)->group("");
+  command->callback([&action, options] { action = [options] { return calibrate(*options); }; });
 }
 
 }  // namespace
@@ -160,6 +186,7 @@ void add_topo(CLI::App& app, Action& action) {
       ->check(CLI::Range(1, kMaxRanks));
   show_command->add_flag("--json", options->json, "As JSON");
   show_command->callback([&action, options] { action = [options] { return show(*options); }; });
+  add_calibrate(*command, action);
 }
 
 }  // namespace zbccl::tools

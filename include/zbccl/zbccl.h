@@ -262,6 +262,52 @@ ZBCCL_API zbcclResult_t zbcclReduceScatter(const void* send, void* recv, size_t 
 ZBCCL_API zbcclResult_t zbcclBroadcast(const void* send, void* recv, size_t count,
                                        zbcclDataType_t type, int root, zbcclComm_t comm,
                                        const zbcclCall_t* call);
+/* recv[i] on the root = op over ranks of send[i]; the other ranks' recv is not used and may be
+ * NULL. In place: send == recv on the root. Order of summation as in zbcclAllReduce. */
+ZBCCL_API zbcclResult_t zbcclReduce(const void* send, void* recv, size_t count,
+                                    zbcclDataType_t type, zbcclRedOp_t op, int root,
+                                    zbcclComm_t comm, const zbcclCall_t* call);
+/* On the root: recv[r * count + i] = rank r's send[i]; recv holds nranks * count there and is not
+ * used elsewhere. In place: send == recv + rank * count on the root. */
+ZBCCL_API zbcclResult_t zbcclGather(const void* send, void* recv, size_t count,
+                                    zbcclDataType_t type, int root, zbcclComm_t comm,
+                                    const zbcclCall_t* call);
+/* recv[i] = the root's send[rank * count + i]; send holds nranks * count on the root and is not
+ * used elsewhere. In place: recv == send + rank * count on the root. */
+ZBCCL_API zbcclResult_t zbcclScatter(const void* send, void* recv, size_t count,
+                                     zbcclDataType_t type, int root, zbcclComm_t comm,
+                                     const zbcclCall_t* call);
+/* recv[r * count + i] = rank r's send[rank * count + i]; both hold nranks * count. In place, on
+ * every rank or on none: send == recv. */
+ZBCCL_API zbcclResult_t zbcclAllToAll(const void* send, void* recv, size_t count,
+                                      zbcclDataType_t type, zbcclComm_t comm,
+                                      const zbcclCall_t* call);
+
+/* The forms with sizes of their own for each rank. Counts and offsets are arrays of nranks elements
+ * counts; the arrays are read before the call returns, asynchronous or not. Offsets NULL: the
+ * blocks lie one behind the other, in rank order. Blocks of one output must not overlap. Counts
+ * that do not agree between ranks are zbcclInvalidUsage on every rank, before any output is
+ * written. */
+
+/* recv[offsets[r] + i] = rank r's send[i], i < counts[r]; send holds counts[rank]. The same counts
+ * on every rank; offsets are each rank's own. In place: send == recv + offsets[rank]. */
+ZBCCL_API zbcclResult_t zbcclAllGatherV(const void* send, void* recv, const size_t* counts,
+                                        const size_t* offsets, zbcclDataType_t type,
+                                        zbcclComm_t comm, const zbcclCall_t* call);
+/* Rank r gets recv[i] = op over ranks of send[first + i], i < counts[r], where `first` is the sum
+ * of the counts before r; send holds the sum of all counts. The same counts on every rank. In
+ * place: recv == send + first. */
+ZBCCL_API zbcclResult_t zbcclReduceScatterV(const void* send, void* recv, const size_t* counts,
+                                            zbcclDataType_t type, zbcclRedOp_t op, zbcclComm_t comm,
+                                            const zbcclCall_t* call);
+/* recv[recv_offsets[r] + i] = rank r's send[its send_offsets[rank] + i], i < recv_counts[r]; what
+ * this rank expects of r is what r's send_counts[rank] says. Input and output do not overlap. */
+ZBCCL_API zbcclResult_t zbcclAllToAllV(const void* send, const size_t* send_counts,
+                                       const size_t* send_offsets, void* recv,
+                                       const size_t* recv_counts, const size_t* recv_offsets,
+                                       zbcclDataType_t type, zbcclComm_t comm,
+                                       const zbcclCall_t* call);
+
 /* Returns when every rank has called it. */
 ZBCCL_API zbcclResult_t zbcclBarrier(zbcclComm_t comm, const zbcclCall_t* call);
 /* Meets the peer's zbcclRecv with the same count and type; returns when the peer has the data. */
@@ -269,6 +315,26 @@ ZBCCL_API zbcclResult_t zbcclSend(const void* send, size_t count, zbcclDataType_
                                   zbcclComm_t comm, const zbcclCall_t* call);
 ZBCCL_API zbcclResult_t zbcclRecv(void* recv, size_t count, zbcclDataType_t type, int peer,
                                   zbcclComm_t comm, const zbcclCall_t* call);
+
+/* ---- groups of calls
+ * ---------------------------------------------------------------------------------------------
+ */
+
+/* Operations and zbcclCommInitRank called by this thread between GroupStart and the matching
+ * GroupEnd are checked and noted, and made together at the end: sends and receives all progress at
+ * once (a ring of blocking sends cannot deadlock), and one thread may call for several
+ * communicators. Collectives of one communicator keep their order. Groups nest; the outermost end
+ * does the work. Buffers, and the handle that zbcclCommInitRank writes, are used until then. Work
+ * handles of asynchronous calls are valid at once and complete after the end.
+ *
+ * zbcclGroupEnd blocks until every blocking call of the group is done and returns the first error.
+ * A call that was refused when it was made makes the end refuse the whole group, none of which has
+ * then been started, with zbcclInvalidUsage. Follows ncclGroupStart and ncclGroupEnd. */
+ZBCCL_API zbcclResult_t zbcclGroupStart(void);
+ZBCCL_API zbcclResult_t zbcclGroupEnd(void);
+/* Leaves this thread's group, nested ones included, without making its calls; their work handles
+ * complete with zbcclAborted. For error paths; without a group it does nothing. */
+ZBCCL_API zbcclResult_t zbcclGroupCancel(void);
 
 /* ---- looking inside
  * --------------------------------------------------------------------------------------------- */

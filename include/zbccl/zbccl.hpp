@@ -12,7 +12,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -169,8 +171,31 @@ struct Options {
   zbcclStream_t stream = nullptr;
 };
 
+// Sizes or places for each rank, in elements.
+using Sizes = std::span<const size_t>;
+
+// Calls of this thread while it lives are made together by finish(); destroyed without, as by an
+// exception, it leaves them out. See zbcclGroupStart.
+class Group {
+ public:
+  Group() { check(zbcclGroupStart()); }
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
+  ~Group() {
+    if (open_) (void)zbcclGroupCancel();
+  }
+  void finish() {
+    open_ = false;
+    check(zbcclGroupEnd());
+  }
+
+ private:
+  bool open_ = true;
+};
+
 // One rank's membership in a group. Move-only; one thread at a time, except abort() and
-// async_error().
+// async_error(). An exception that ends its scope aborts it, so that nobody waits for work which
+// this rank no longer takes part in: the other ranks get zbcclAborted.
 class Communicator {
  public:
   Communicator() = default;
@@ -281,6 +306,89 @@ class Communicator {
       return zbcclBroadcast(send, recv, count, type, root, get(), call);
     });
   }
+  void reduce(const void* send, void* recv, size_t count, zbcclDataType_t type, zbcclRedOp_t op,
+              int root, Options options = {}) {
+    const zbcclCall_t call = make_call(options, nullptr);
+    check(zbcclReduce(send, recv, count, type, op, root, get(), &call));
+  }
+  Work reduce_async(const void* send, void* recv, size_t count, zbcclDataType_t type,
+                    zbcclRedOp_t op, int root, Options options = {}) {
+    return start(options, [&](const zbcclCall_t* call) {
+      return zbcclReduce(send, recv, count, type, op, root, get(), call);
+    });
+  }
+  void gather(const void* send, void* recv, size_t count, zbcclDataType_t type, int root,
+              Options options = {}) {
+    const zbcclCall_t call = make_call(options, nullptr);
+    check(zbcclGather(send, recv, count, type, root, get(), &call));
+  }
+  Work gather_async(const void* send, void* recv, size_t count, zbcclDataType_t type, int root,
+                    Options options = {}) {
+    return start(options, [&](const zbcclCall_t* call) {
+      return zbcclGather(send, recv, count, type, root, get(), call);
+    });
+  }
+  void scatter(const void* send, void* recv, size_t count, zbcclDataType_t type, int root,
+               Options options = {}) {
+    const zbcclCall_t call = make_call(options, nullptr);
+    check(zbcclScatter(send, recv, count, type, root, get(), &call));
+  }
+  Work scatter_async(const void* send, void* recv, size_t count, zbcclDataType_t type, int root,
+                     Options options = {}) {
+    return start(options, [&](const zbcclCall_t* call) {
+      return zbcclScatter(send, recv, count, type, root, get(), call);
+    });
+  }
+  void all_to_all(const void* send, void* recv, size_t count, zbcclDataType_t type,
+                  Options options = {}) {
+    const zbcclCall_t call = make_call(options, nullptr);
+    check(zbcclAllToAll(send, recv, count, type, get(), &call));
+  }
+  Work all_to_all_async(const void* send, void* recv, size_t count, zbcclDataType_t type,
+                        Options options = {}) {
+    return start(options, [&](const zbcclCall_t* call) {
+      return zbcclAllToAll(send, recv, count, type, get(), call);
+    });
+  }
+  // The forms with per-rank sizes; `counts` and `offsets` have size() elements, and empty offsets
+  // stand for blocks one behind the other.
+  void all_gather_v(const void* send, void* recv, Sizes counts, Sizes offsets, zbcclDataType_t type,
+                    Options options = {}) {
+    const zbcclCall_t call = make_call(options, nullptr);
+    check(zbcclAllGatherV(send, recv, sizes(counts), places(offsets), type, get(), &call));
+  }
+  Work all_gather_v_async(const void* send, void* recv, Sizes counts, Sizes offsets,
+                          zbcclDataType_t type, Options options = {}) {
+    return start(options, [&](const zbcclCall_t* call) {
+      return zbcclAllGatherV(send, recv, sizes(counts), places(offsets), type, get(), call);
+    });
+  }
+  void reduce_scatter_v(const void* send, void* recv, Sizes counts, zbcclDataType_t type,
+                        zbcclRedOp_t op = zbcclSum, Options options = {}) {
+    const zbcclCall_t call = make_call(options, nullptr);
+    check(zbcclReduceScatterV(send, recv, sizes(counts), type, op, get(), &call));
+  }
+  Work reduce_scatter_v_async(const void* send, void* recv, Sizes counts, zbcclDataType_t type,
+                              zbcclRedOp_t op = zbcclSum, Options options = {}) {
+    return start(options, [&](const zbcclCall_t* call) {
+      return zbcclReduceScatterV(send, recv, sizes(counts), type, op, get(), call);
+    });
+  }
+  void all_to_all_v(const void* send, Sizes send_counts, Sizes send_offsets, void* recv,
+                    Sizes recv_counts, Sizes recv_offsets, zbcclDataType_t type,
+                    Options options = {}) {
+    const zbcclCall_t call = make_call(options, nullptr);
+    check(zbcclAllToAllV(send, sizes(send_counts), places(send_offsets), recv, sizes(recv_counts),
+                         places(recv_offsets), type, get(), &call));
+  }
+  Work all_to_all_v_async(const void* send, Sizes send_counts, Sizes send_offsets, void* recv,
+                          Sizes recv_counts, Sizes recv_offsets, zbcclDataType_t type,
+                          Options options = {}) {
+    return start(options, [&](const zbcclCall_t* call) {
+      return zbcclAllToAllV(send, sizes(send_counts), places(send_offsets), recv,
+                            sizes(recv_counts), places(recv_offsets), type, get(), call);
+    });
+  }
   void barrier(Options options = {}) {
     const zbcclCall_t call = make_call(options, nullptr);
     check(zbcclBarrier(get(), &call));
@@ -337,6 +445,57 @@ class Communicator {
   void broadcast(std::span<T> inout, int root, Options options = {}) {
     broadcast(inout.data(), inout.data(), inout.size(), TypeOf<T>::value, root, options);
   }
+  // `out` is used on the root only.
+  template <typename T>
+  void reduce(std::span<const T> in, std::span<T> out, int root, zbcclRedOp_t op = zbcclSum,
+              Options options = {}) {
+    require(rank() != root || in.size() == out.size(), "reduce: input and output differ in size");
+    reduce(in.data(), out.data(), in.size(), TypeOf<T>::value, op, root, options);
+  }
+  template <typename T>
+  void gather(std::span<const T> in, std::span<T> out, int root, Options options = {}) {
+    require(rank() != root || out.size() == in.size() * static_cast<size_t>(size()),
+            "gather: the root's output is not size() times input");
+    gather(in.data(), out.data(), in.size(), TypeOf<T>::value, root, options);
+  }
+  // `in` is used on the root only.
+  template <typename T>
+  void scatter(std::span<const T> in, std::span<T> out, int root, Options options = {}) {
+    require(rank() != root || in.size() == out.size() * static_cast<size_t>(size()),
+            "scatter: the root's input is not size() times output");
+    scatter(in.data(), out.data(), out.size(), TypeOf<T>::value, root, options);
+  }
+  template <typename T>
+  void all_to_all(std::span<const T> in, std::span<T> out, Options options = {}) {
+    const auto ranks = static_cast<size_t>(size());
+    require(in.size() == out.size() && in.size() % ranks == 0,
+            "all_to_all: input and output are not one block for each rank");
+    all_to_all(in.data(), out.data(), in.size() / ranks, TypeOf<T>::value, options);
+  }
+  // Blocks lie one behind the other; counts[r] elements come from rank r.
+  template <typename T>
+  void all_gather_v(std::span<const T> in, std::span<T> out, Sizes counts, Options options = {}) {
+    require(counts.size() == static_cast<size_t>(size()) &&
+                in.size() == counts[static_cast<size_t>(rank())] && out.size() == total(counts),
+            "all_gather_v: input or output does not fit the counts");
+    all_gather_v(in.data(), out.data(), counts, {}, TypeOf<T>::value, options);
+  }
+  template <typename T>
+  void reduce_scatter_v(std::span<const T> in, std::span<T> out, Sizes counts,
+                        zbcclRedOp_t op = zbcclSum, Options options = {}) {
+    require(counts.size() == static_cast<size_t>(size()) &&
+                out.size() == counts[static_cast<size_t>(rank())] && in.size() == total(counts),
+            "reduce_scatter_v: input or output does not fit the counts");
+    reduce_scatter_v(in.data(), out.data(), counts, TypeOf<T>::value, op, options);
+  }
+  template <typename T>
+  void all_to_all_v(std::span<const T> in, Sizes send_counts, std::span<T> out, Sizes recv_counts,
+                    Options options = {}) {
+    require(in.size() == total(send_counts) && out.size() == total(recv_counts),
+            "all_to_all_v: input or output does not fit the counts");
+    all_to_all_v(in.data(), send_counts, {}, out.data(), recv_counts, {}, TypeOf<T>::value,
+                 options);
+  }
   template <typename T>
   void send(std::span<const T> data, int peer, Options options = {}) {
     send(data.data(), data.size(), TypeOf<T>::value, peer, options);
@@ -348,10 +507,24 @@ class Communicator {
 
  private:
   struct Destroy {
-    void operator()(zbcclComm_t comm) const noexcept { (void)zbcclCommDestroy(comm); }
+    Destroy() noexcept : exceptions(std::uncaught_exceptions()) {}
+    void operator()(zbcclComm_t comm) const noexcept {
+      if (std::uncaught_exceptions() > exceptions) (void)zbcclCommAbort(comm);
+      (void)zbcclCommDestroy(comm);
+    }
+    int exceptions;  // under way when this was made
   };
   explicit Communicator(zbcclComm_t comm) : comm_(comm) {}
 
+  // One element for each rank, or none.
+  const size_t* sizes(Sizes counts) const {
+    require(counts.size() == static_cast<size_t>(size()), "counts has not size() elements");
+    return counts.data();
+  }
+  const size_t* places(Sizes offsets) const { return offsets.empty() ? nullptr : sizes(offsets); }
+  static size_t total(Sizes counts) {
+    return std::accumulate(counts.begin(), counts.end(), size_t{0});
+  }
   static void require(bool condition, const char* message) {
     if (!condition) throw std::invalid_argument(message);
   }

@@ -25,4 +25,15 @@ inline void spin_pause() {
 #endif
 }
 
+// Brings the cache line of `address` here for writing, without waiting for it.
+inline void prefetch_for_write(const void* address) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(address)));
+#elif defined(__aarch64__)
+  asm volatile("prfm pstl1keep, %0" : : "Q"(*static_cast<const char*>(address)));
+#else
+  (void)address;
+#endif
+}
+
 }  // namespace zbccl

@@ -49,6 +49,10 @@ constexpr std::array kVariables = {
     Variable{"ZBCCL_LOCAL_RANK", Type::kInteger, "-1", "-1..65535",
              "Rank within this machine, set by `zbccl run`; -1: unknown."},
     Variable{
+        "ZBCCL_NUMA", Type::kBool, "1", "",
+        "Place the pool's memory on the NUMA node of this process's processors, where they all "
+        "belong to one."},
+    Variable{
         "ZBCCL_ONE_SHOT_MAX", Type::kSize, "0", "0..1G",
         "Largest all-reduce (bytes) that the one-shot algorithm takes; 0: decided by the plan."},
     Variable{"ZBCCL_POOL_KEEP", Type::kSize, "64M", "0..1T",
@@ -64,6 +68,9 @@ constexpr std::array kVariables = {
              "MASTER_ADDR:MASTER_PORT."},
     Variable{"ZBCCL_TIMEOUT", Type::kDuration, "10m", "1..86400000",
              "Deadline of every wait in an operation (ms, or with a suffix: ms, s, m, h)."},
+    Variable{"ZBCCL_TUNING_FILE", Type::kString, "", "",
+             "File with the thresholds that `zbccl topo calibrate` found, read on rank 0 for all; "
+             "empty: tuning.json in $XDG_CACHE_HOME/zbccl or ~/.cache/zbccl; none: no file."},
     Variable{"ZBCCL_UNIQUE_ID", Type::kString, "", "",
              "Unique id that ranks meet with, as printed by zbcclUniqueIdToString. It carries the "
              "secret."},

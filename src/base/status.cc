@@ -25,20 +25,34 @@ const char* code_text(Code code) {
   return "unknown";
 }
 
-Status::Status(Code code, std::string message, std::source_location where)
-    : code_(code), message_(std::move(message)), line_(where.line()) {
+Status::Status(Code code, std::string message, std::source_location where) {
+  if (code == Code::kOk) return;
   const char* slash = std::strrchr(where.file_name(), '/');
-  file_ = slash != nullptr ? slash + 1 : where.file_name();
+  failure_ = std::make_unique<Failure>();
+  failure_->code = code;
+  failure_->message = std::move(message);
+  failure_->file = slash != nullptr ? slash + 1 : where.file_name();
+  failure_->line = where.line();
+}
+
+std::unique_ptr<Status::Failure> Status::copy(const Failure& failure) {
+  return std::make_unique<Failure>(failure);
+}
+
+const std::string& Status::message() const {
+  static const std::string* const kNone = new std::string;
+  return ok() ? *kNone : failure_->message;
 }
 
 std::string Status::to_string() const {
   if (ok()) return "ok";
-  return zbccl::format("{}: {} ({}:{})", code_text(code_), message_, file_, line_);
+  return zbccl::format("{}: {} ({}:{})", code_text(failure_->code), failure_->message,
+                       failure_->file, failure_->line);
 }
 
 Status Status::with_prefix(std::string_view prefix) const {
   Status copy = *this;
-  copy.message_ = zbccl::format("{}: {}", prefix, message_);
+  if (!ok()) copy.failure_->message = zbccl::format("{}: {}", prefix, message());
   return copy;
 }
 

@@ -1,6 +1,7 @@
 // Status and Result<T>: how every internal function reports failure. Values; any thread.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <source_location>
 #include <string>
@@ -33,15 +34,24 @@ inline constexpr int kNumCodes = 14;
 // "ok", "invalid argument", ...; "unknown" outside the enumeration.
 const char* code_text(Code code);
 
+// One pointer, null for ok: what goes right costs nothing to pass on.
 class [[nodiscard]] Status {
  public:
   Status() = default;  // ok
   Status(Code code, std::string message,
          std::source_location where = std::source_location::current());
+  Status(const Status& other) : failure_(other.ok() ? nullptr : copy(*other.failure_)) {}
+  Status(Status&& other) noexcept = default;
+  Status& operator=(const Status& other) {
+    if (this != &other) failure_ = other.ok() ? nullptr : copy(*other.failure_);
+    return *this;
+  }
+  Status& operator=(Status&& other) noexcept = default;
+  ~Status() = default;
 
-  bool ok() const { return code_ == Code::kOk; }
-  Code code() const { return code_; }
-  const std::string& message() const { return message_; }
+  bool ok() const { return failure_ == nullptr; }
+  Code code() const { return ok() ? Code::kOk : failure_->code; }
+  const std::string& message() const;  // "" if ok
   // "timeout: message (all_reduce.cc:42)"
   std::string to_string() const;
 
@@ -49,10 +59,15 @@ class [[nodiscard]] Status {
   Status with_prefix(std::string_view prefix) const;
 
  private:
-  Code code_ = Code::kOk;
-  std::string message_;
-  const char* file_ = "";
-  unsigned line_ = 0;
+  struct Failure {
+    Code code = Code::kOk;
+    std::string message;
+    const char* file = "";
+    unsigned line = 0;
+  };
+  static std::unique_ptr<Failure> copy(const Failure& failure);
+
+  std::unique_ptr<Failure> failure_;
 };
 
 // Remembers where `error(...)` was called; the format string is checked at compile time by fmt.

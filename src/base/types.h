@@ -38,15 +38,29 @@ enum class Operation : int {
   kBroadcast,
   kBarrier,
   kSend,
-  kRecv
+  kRecv,
+  kReduce,
+  kGather,
+  kScatter,
+  kAllToAll,
+  kAllGatherV,
+  kReduceScatterV,
+  kAllToAllV,
 };
-inline constexpr int kNumOperations = 9;
+inline constexpr int kNumOperations = 16;
 
-size_t type_size(DataType type);
+inline size_t type_size(DataType type) {
+  constexpr unsigned char kSizes[kNumDataTypes] = {4, 8, 2, 2, 1, 1, 1, 1, 4, 4, 8, 8, 2, 2};
+  return kSizes[static_cast<size_t>(type)];
+}
 const char* type_name(DataType type);  // "f32", ...
 const char* op_name(RedOp op);         // "sum", ...
 const char* operation_name(
-    Operation operation);  // "all_reduce", ...; "unknown" outside the enumeration
+    Operation operation);            // "all_reduce", ...; "unknown" outside the enumeration
+bool reduces(Operation operation);   // takes a RedOp
+bool has_root(Operation operation);  // one rank is special
+// Every rank has a size of its own.
+bool has_blocks(Operation operation);
 std::optional<DataType> parse_type(std::string_view name);
 std::optional<RedOp> parse_op(std::string_view name);
 bool is_float(DataType type);

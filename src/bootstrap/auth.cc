@@ -3,6 +3,7 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -50,6 +51,17 @@ Result<Nonce> make_nonce() {
   Nonce nonce{};
   ZBCCL_RETURN_IF_ERROR(fill_random(nonce));
   return nonce;
+}
+
+uint64_t process_token() {
+  static const uint64_t inherited = [] {
+    uint64_t random = 0;
+    const auto nonce = make_nonce();
+    if (nonce.ok()) std::memcpy(&random, nonce->data(), sizeof(random));
+    return random;
+  }();
+  constexpr uint64_t kSpread = 0x9e3779b97f4a7c15;
+  return inherited ^ (static_cast<uint64_t>(::getpid()) * kSpread);
 }
 
 Result<Proof> make_proof(const Secret& secret, Role role, const Nonce& client,

@@ -28,6 +28,8 @@ Result<Proof> hmac(const Secret& secret, std::string_view message);
 
 // From the system's random source.
 Result<Nonce> make_nonce();
+// A random number that stands for the calling process; a forked one has its own.
+uint64_t process_token();
 // What `role` must send.
 Result<Proof> make_proof(const Secret& secret, Role role, const Nonce& client, const Nonce& server);
 // In constant time.

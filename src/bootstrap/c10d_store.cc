@@ -11,9 +11,11 @@
 #include <type_traits>
 #include <utility>
 
+#include "bootstrap/attendances.h"
 #include "bootstrap/auth.h"
 #include "bootstrap/socket.h"
 #include "bootstrap/store.h"
+#include "bootstrap/store_clients.h"
 #include "bootstrap/unique_id.h"
 
 namespace zbccl::bootstrap {
@@ -37,7 +39,7 @@ constexpr uint8_t kWaitCancelled = 1;  // to kCancelWait
 // torch's own client puts this before every key; with it both sides see the same keys.
 constexpr std::string_view kKeyPrefix = "/";
 
-// For requests that the server answers at once.
+// For requests that the server answers at once, outside a meeting: in one, see Attendances.
 constexpr Milliseconds kRequestTime(30'000);
 constexpr Milliseconds kReconnectTime(2'000);
 // torch's server refuses a value over 8 MiB: a larger one is stored in parts, and its key holds
@@ -106,7 +108,8 @@ bool parse_parts(std::string_view text, Parts& parts) {
 
 class C10dStore final : public Store {
  public:
-  C10dStore(std::string host, uint16_t port) : host_(std::move(host)), port_(port) {}
+  C10dStore(std::string host, uint16_t port, TcpSocket socket = {})
+      : host_(std::move(host)), port_(port), socket_(std::move(socket)) {}
 
   Status connect(Deadline deadline) {
     const std::lock_guard lock(mutex_);
@@ -114,17 +117,27 @@ class C10dStore final : public Store {
   }
 
   Status set(std::string_view key, std::string_view value) override;
-  Result<std::vector<std::string>> get(std::span<const std::string> keys,
-                                       Deadline deadline) override;
+  Result<std::vector<std::string>> get(std::span<const std::string> keys, Wait wait) override;
   Result<int64_t> add(std::string_view key, int64_t amount) override;
+  // The server knows nothing of ranks.
+  Status attend(std::string_view name, int rank, int /*nranks*/, Deadline deadline) override {
+    attendances_.add(name, rank, deadline);
+    return {};
+  }
+  void leave(std::string_view name, int rank, const Status& /*outcome*/) override {
+    attendances_.remove(name, rank);
+  }
   std::string describe() const override { return "c10d " + endpoint_text(host_, port_); }
 
  private:
+  void begin(std::string_view key, Deadline wait = Deadline::after(Milliseconds(0)));
+  // For the next answer, within what the request may take in all.
+  Deadline answer_by() const { return earlier(Deadline::after(kRequestTime), end_); }
   Status open(Deadline deadline);
   Status set_whole(std::string_view key, std::string_view value);
   Result<int64_t> add_to(std::string_view key, int64_t amount);
-  Status wait_for(std::span<const std::string> keys, Deadline deadline);
-  Status cancel_wait(std::span<const std::string> keys);
+  Status wait_for(std::span<const std::string> keys, Wait wait);
+  Result<bool> cancel_wait();
   Result<bool> check(std::span<const std::string> keys);
   Status name_missing(std::span<const std::string> keys);
   Status read_values(std::span<const std::string> keys, std::vector<std::string>& values);
@@ -133,14 +146,24 @@ class C10dStore final : public Store {
   Status send(const Message& message);
   template <typename T>
   Status receive(T& value, Deadline deadline);
+  Status silence() const;
   Status malformed(std::string_view what);
   Status keep_or_close(Status status);
 
   const std::string host_;
   const uint16_t port_;
+  Attendances attendances_;
   std::mutex mutex_;
   TcpSocket socket_;
+  Deadline end_ = Deadline::never();  // of the request that is under way
+  bool over_ = false;                 // it is one after the deadline of its meeting
+  bool silent_ = false;               // the connection was closed because no answer came
 };
+
+void C10dStore::begin(std::string_view key, Deadline wait) {
+  end_ = attendances_.answer_by(key, Deadline::never(), wait);
+  over_ = attendances_.over(key);
+}
 
 Status C10dStore::open(Deadline deadline) {
   auto socket = TcpSocket::connect(host_, port_, deadline);
@@ -168,7 +191,15 @@ Status C10dStore::open(Deadline deadline) {
 Status C10dStore::keep_or_close(Status status) {
   if (status.ok()) return status;
   socket_.close();
-  return status.with_prefix("store (" + describe() + "): ");
+  silent_ = status.code() == Code::kTimeout;
+  if (silent_) return silence();
+  return status.with_prefix("the store (" + describe() + ")");
+}
+
+Status C10dStore::silence() const {
+  return error(Code::kTimeout,
+               "the store ({}) did not answer in time. Is the process that serves it stopped?",
+               describe());
 }
 
 Status C10dStore::malformed(std::string_view what) {
@@ -177,13 +208,17 @@ Status C10dStore::malformed(std::string_view what) {
 
 Status C10dStore::send(const Message& message) {
   if (!socket_.valid()) {
-    const Status status = open(Deadline::after(kReconnectTime));
+    // What is asked at the end of a meeting does not wait for a silent server again and again.
+    if (silent_ && over_) return silence();
+    const Status status = open(earlier(Deadline::after(kReconnectTime), end_));
+    silent_ = status.code() == Code::kTimeout;
+    if (silent_) return silence();
     if (!status.ok()) {
       return error(Code::kNetwork, "the store ({}) cannot be reached any more: {}", describe(),
                    status.message());
     }
   }
-  return keep_or_close(socket_.send(message.bytes(), Deadline::after(kRequestTime)));
+  return keep_or_close(socket_.send(message.bytes(), answer_by()));
 }
 
 template <typename T>
@@ -195,6 +230,7 @@ Status C10dStore::set(std::string_view key, std::string_view value) {
   ZBCCL_RETURN_IF_ERROR(check_key(key));
   ZBCCL_RETURN_IF_ERROR(check_value(key, value));
   const std::lock_guard lock(mutex_);
+  begin(key);
   // A value that happens to begin like a mark is stored in parts too, so that no value is taken for
   // one.
   if (value.size() <= kMaxPart && !value.starts_with(kPartsMark)) return set_whole(key, value);
@@ -216,32 +252,33 @@ Status C10dStore::set_whole(std::string_view key, std::string_view value) {
 Result<int64_t> C10dStore::add(std::string_view key, int64_t amount) {
   ZBCCL_RETURN_IF_ERROR(check_key(key));
   const std::lock_guard lock(mutex_);
+  begin(key);
   return add_to(key, amount);
 }
 
 Result<int64_t> C10dStore::add_to(std::string_view key, int64_t amount) {
   ZBCCL_RETURN_IF_ERROR(send(Message(Query::kAdd).put_key(key).put(amount)));
   int64_t sum = 0;
-  ZBCCL_RETURN_IF_ERROR(receive(sum, Deadline::after(kRequestTime)));
+  ZBCCL_RETURN_IF_ERROR(receive(sum, answer_by()));
   return sum;
 }
 
-Result<std::vector<std::string>> C10dStore::get(std::span<const std::string> keys,
-                                                Deadline deadline) {
+Result<std::vector<std::string>> C10dStore::get(std::span<const std::string> keys, Wait wait) {
   ZBCCL_RETURN_IF_ERROR(check_keys(keys));
   const std::lock_guard lock(mutex_);
+  if (!keys.empty()) begin(keys[0], wait.deadline);
   std::vector<std::string> values;
   values.reserve(keys.size());
   while (values.size() < keys.size()) {
     const auto batch = keys.subspan(values.size(), std::min(kMaxKeys, keys.size() - values.size()));
-    ZBCCL_RETURN_IF_ERROR(wait_for(batch, deadline));
+    ZBCCL_RETURN_IF_ERROR(wait_for(batch, wait));
     ZBCCL_RETURN_IF_ERROR(read_values(batch, values));
   }
   return values;
 }
 
-Status C10dStore::wait_for(std::span<const std::string> keys, Deadline deadline) {
-  if (deadline.passed()) {
+Status C10dStore::wait_for(std::span<const std::string> keys, Wait wait) {
+  if (wait.deadline.passed()) {
     ZBCCL_ASSIGN_OR_RETURN(const bool there, check(keys));
     return there ? Status() : name_missing(keys);
   }
@@ -251,33 +288,36 @@ Status C10dStore::wait_for(std::span<const std::string> keys, Deadline deadline)
   const std::vector<std::string> waited(unique.begin(), unique.end());
   ZBCCL_RETURN_IF_ERROR(send(Message(Query::kWait).put_keys(waited)));
   while (true) {
-    const Status ready = socket_.wait_readable(deadline);
+    const Status ready = socket_.wait_readable(wait.deadline, wait.interrupt);
     if (ready.ok()) break;
-    if (ready.code() != Code::kTimeout) return keep_or_close(ready);
-    if (deadline.passed()) return cancel_wait(keys);
+    const bool interrupted = ready.code() == Code::kAborted;
+    if (!interrupted && ready.code() != Code::kTimeout) return keep_or_close(ready);
+    if (!interrupted && !wait.deadline.passed()) continue;
+    ZBCCL_ASSIGN_OR_RETURN(const bool arrived, cancel_wait());
+    if (arrived) return {};
+    return interrupted ? ready : name_missing(keys);
   }
   uint8_t answer = 0;
-  ZBCCL_RETURN_IF_ERROR(receive(answer, Deadline::after(kRequestTime)));
+  ZBCCL_RETURN_IF_ERROR(receive(answer, answer_by()));
   if (answer == kStopWaiting) return {};
   return malformed(format("{} to a wait", answer));
 }
 
-// The keys may arrive while the server is being told to stop: then it answers both.
-Status C10dStore::cancel_wait(std::span<const std::string> keys) {
+// True if the keys arrived while the server was being told to stop: then it answers both.
+Result<bool> C10dStore::cancel_wait() {
   ZBCCL_RETURN_IF_ERROR(send(Message(Query::kCancelWait)));
-  const Deadline deadline = Deadline::after(kRequestTime);
   uint8_t answer = 0;
-  ZBCCL_RETURN_IF_ERROR(receive(answer, deadline));
+  ZBCCL_RETURN_IF_ERROR(receive(answer, answer_by()));
   const bool arrived = answer == kStopWaiting;
-  if (arrived) ZBCCL_RETURN_IF_ERROR(receive(answer, deadline));
+  if (arrived) ZBCCL_RETURN_IF_ERROR(receive(answer, answer_by()));
   if (answer != kWaitCancelled) return malformed(format("{} to the end of a wait", answer));
-  return arrived ? Status() : name_missing(keys);
+  return arrived;
 }
 
 Result<bool> C10dStore::check(std::span<const std::string> keys) {
   ZBCCL_RETURN_IF_ERROR(send(Message(Query::kCheck).put_keys(keys)));
   uint8_t answer = 0;
-  ZBCCL_RETURN_IF_ERROR(receive(answer, Deadline::after(kRequestTime)));
+  ZBCCL_RETURN_IF_ERROR(receive(answer, answer_by()));
   if (answer != kReady && answer != kNotReady) return malformed(format("{} to a check", answer));
   return answer == kReady;
 }
@@ -300,13 +340,12 @@ Status C10dStore::read_values(std::span<const std::string> keys, std::vector<std
   ZBCCL_RETURN_IF_ERROR(send(Message(Query::kMultiGet).put_keys(keys)));
   for (size_t i = 0; i < keys.size(); ++i) {
     uint64_t size = 0;
-    ZBCCL_RETURN_IF_ERROR(receive(size, Deadline::after(kRequestTime)));
+    ZBCCL_RETURN_IF_ERROR(receive(size, answer_by()));
     if (size > kMaxValueBytes) {
       return malformed(format("a value of {} bytes, over the limit of {}", size, kMaxValueBytes));
     }
-    std::string value(size, '\0');
-    ZBCCL_RETURN_IF_ERROR(
-        keep_or_close(socket_.receive(value.data(), value.size(), Deadline::after(kRequestTime))));
+    std::string value;
+    ZBCCL_RETURN_IF_ERROR(keep_or_close(socket_.receive(value, size, answer_by())));
     values.push_back(std::move(value));
   }
   for (size_t i = 0; i < keys.size(); ++i) {
@@ -327,22 +366,24 @@ Result<std::string> C10dStore::join_parts(const std::string& key, std::string_vi
   }
   ZBCCL_RETURN_IF_ERROR(send(Message(Query::kMultiGet).put_keys(part_keys)));
   std::string whole;
-  whole.reserve(parts.size);
   for (size_t i = 0; i < parts.count; ++i) {
     uint64_t size = 0;
-    ZBCCL_RETURN_IF_ERROR(receive(size, Deadline::after(kRequestTime)));
+    ZBCCL_RETURN_IF_ERROR(receive(size, answer_by()));
     if (size != std::min(kMaxPart, parts.size - whole.size())) {
       return malformed("a part of a value that has not its length");
     }
-    const size_t at = whole.size();
-    whole.resize(at + size);
-    ZBCCL_RETURN_IF_ERROR(
-        keep_or_close(socket_.receive(whole.data() + at, size, Deadline::after(kRequestTime))));
+    std::string part;
+    ZBCCL_RETURN_IF_ERROR(keep_or_close(socket_.receive(part, size, answer_by())));
+    whole += part;
   }
   return whole;
 }
 
 }  // namespace
+
+std::shared_ptr<Store> make_c10d_store(const std::string& host, uint16_t port, TcpSocket socket) {
+  return std::make_shared<C10dStore>(host, port, std::move(socket));
+}
 
 Result<std::shared_ptr<Store>> connect_c10d_store(const std::string& host, uint16_t port,
                                                   Deadline deadline) {

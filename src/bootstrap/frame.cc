@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "bootstrap/bytes.h"
 
@@ -17,11 +18,14 @@ bool is_known(uint8_t type) {
     case FrameType::kSet:
     case FrameType::kGet:
     case FrameType::kAdd:
+    case FrameType::kAttend:
+    case FrameType::kLeave:
     case FrameType::kDone:
     case FrameType::kValue:
     case FrameType::kSum:
     case FrameType::kMissing:
-    case FrameType::kRefused: return true;
+    case FrameType::kRefused:
+    case FrameType::kHost: return true;
   }
   return false;
 }
@@ -36,6 +40,38 @@ Status read_key(ByteReader& reader, Request& request) {
   if (!reader.read(length) || !reader.read(length, key)) return malformed("it ends within a key");
   ZBCCL_RETURN_IF_ERROR(check_key(key));
   request.keys.emplace_back(key);
+  return {};
+}
+
+template <std::unsigned_integral T>
+bool read_signed(ByteReader& reader, std::make_signed_t<T>& value) {
+  T bits = 0;
+  if (!reader.read(bits)) return false;
+  value = static_cast<std::make_signed_t<T>>(bits);
+  return true;
+}
+
+Status read_attend(ByteReader& reader, Request& request) {
+  if (!read_signed<uint32_t>(reader, request.rank) ||
+      !read_signed<uint32_t>(reader, request.nranks) || !reader.read(request.process)) {
+    return malformed("an attend that ends too early");
+  }
+  return {};
+}
+
+// What follows the name and the rank: nothing, or the failure that the rank leaves with.
+Status read_leave(ByteReader& reader, Request& request) {
+  if (!read_signed<uint32_t>(reader, request.rank)) {
+    return malformed("a leave that ends too early");
+  }
+  if (reader.done()) return {};
+  uint32_t code = 0;
+  std::string_view text;
+  if (!reader.read(code) || code == 0 || code >= kNumCodes) {
+    return malformed("a leave with an unknown code");
+  }
+  (void)reader.read(reader.rest().size(), text);
+  request.outcome = Status(static_cast<Code>(code), std::string(text));
   return {};
 }
 
@@ -96,13 +132,20 @@ Result<Request> parse_request(FrameType type, std::string_view body) {
       request.value = std::string(reader.rest());
       return request;
     case FrameType::kGet: ZBCCL_RETURN_IF_ERROR(read_get(reader, request)); break;
-    case FrameType::kAdd: {
+    case FrameType::kAdd:
       ZBCCL_RETURN_IF_ERROR(read_key(reader, request));
-      uint64_t amount = 0;
-      if (!reader.read(amount)) return malformed("an add without its amount");
-      request.amount = static_cast<int64_t>(amount);
+      if (!read_signed<uint64_t>(reader, request.amount)) {
+        return malformed("an add without its amount");
+      }
       break;
-    }
+    case FrameType::kAttend:
+      ZBCCL_RETURN_IF_ERROR(read_key(reader, request));
+      ZBCCL_RETURN_IF_ERROR(read_attend(reader, request));
+      break;
+    case FrameType::kLeave:
+      ZBCCL_RETURN_IF_ERROR(read_key(reader, request));
+      ZBCCL_RETURN_IF_ERROR(read_leave(reader, request));
+      break;
     default: return malformed("a reply where a request was expected");
   }
   if (!reader.done()) return malformed("bytes after its end");
@@ -151,6 +194,39 @@ std::string refused_frame(const Status& status) {
       .put(static_cast<uint32_t>(status.code()))
       .put(text)
       .take();
+}
+
+std::string attend_frame(std::string_view name, int rank, int nranks, uint64_t process) {
+  ByteWriter body;
+  put_key(body, name);
+  body.put(static_cast<uint32_t>(rank)).put(static_cast<uint32_t>(nranks)).put(process);
+  const std::string bytes = body.take();
+  return frame_header(FrameType::kAttend, bytes.size()) + bytes;
+}
+
+std::string leave_frame(std::string_view name, int rank, const Status& outcome) {
+  ByteWriter body;
+  put_key(body, name);
+  body.put(static_cast<uint32_t>(rank));
+  if (!outcome.ok()) body.put(static_cast<uint32_t>(outcome.code())).put(outcome.message());
+  const std::string bytes = body.take();
+  return frame_header(FrameType::kLeave, bytes.size()) + bytes;
+}
+
+std::string host_frame(int rank) {
+  return ByteWriter()
+      .put(frame_header(FrameType::kHost, sizeof(uint32_t)))
+      .put(static_cast<uint32_t>(rank))
+      .take();
+}
+
+Result<int> parse_host(std::string_view body) {
+  ByteReader reader(body);
+  int32_t rank = 0;
+  if (!read_signed<uint32_t>(reader, rank) || !reader.done()) {
+    return malformed("a host that is not of 4 bytes");
+  }
+  return rank;
 }
 
 Result<int64_t> parse_sum(std::string_view body) {

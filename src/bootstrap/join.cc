@@ -20,6 +20,7 @@ namespace {
 // How long the wait for other entries goes on before it looks for an outcome, which may come
 // without them: the rank that came before may have died between its count and its entry.
 constexpr Milliseconds kSlice(100);
+constexpr Milliseconds kLongestSlice(1'000);
 // For the outcome that another rank is writing at this moment.
 constexpr Milliseconds kOutcomeTime(1'500);
 
@@ -104,18 +105,33 @@ Status Join::decide(const Status& outcome) {
 std::string Join::describe_missing() {
   std::vector<bool> here(static_cast<size_t>(std::max(own_.nranks, 0)), false);
   const auto count = store_.add(name_ + "/count", 0);
+  int nameless = 0;
+  int last = own_.rank;
   for (int64_t n = 1; count.ok() && n <= *count; ++n) {
     const auto entry = read_entries(n, n, now());
-    if (!entry.ok() || entry->empty()) continue;
+    if (!entry.ok() || entry->empty()) {
+      ++nameless;
+      continue;
+    }
     const int rank = entry->front().rank;
+    if (n == own_.nranks) last = rank;
     if (rank >= 0 && rank < own_.nranks) here[static_cast<size_t>(rank)] = true;
   }
   std::vector<int> missing;
   for (int rank = 0; rank < own_.nranks; ++rank) {
     if (!here[static_cast<size_t>(rank)]) missing.push_back(rank);
   }
+  if (missing.empty() && last != own_.rank) {
+    return format("every rank came, but rank {}, which came last, did not say that they are all",
+                  last);
+  }
   if (missing.empty()) return "every rank came, but not in time";
-  return format("{} of {} never came", rank_list(missing), own_.nranks);
+  std::string text = format("{} of {} never came", rank_list(missing), own_.nranks);
+  if (nameless > 0) {
+    text += format(" ({} reached the store and stopped before saying which rank it is)",
+                   nameless == 1 ? "one of them" : std::to_string(nameless));
+  }
+  return text;
 }
 
 // The deadline is over. The others are told at once, and a rank that comes later finds the outcome
@@ -130,11 +146,17 @@ Status Join::give_up() {
   return parse_outcome(*outcome);
 }
 
+// The rank that came last says the outcome, and may end before it does: whoever waits long looks
+// for itself.
 Status Join::wait_for_outcome() {
-  const auto outcome = store_.get(outcome_key(), deadline_);
-  if (outcome.ok()) return parse_outcome(*outcome);
-  if (outcome.status().code() != Code::kTimeout) return outcome.status();
-  return give_up();
+  for (Milliseconds slice = kSlice;; slice = std::min(2 * slice, kLongestSlice)) {
+    const auto outcome = store_.get(outcome_key(), at_most(deadline_, slice));
+    if (outcome.ok()) return parse_outcome(*outcome);
+    if (outcome.status().code() != Code::kTimeout) return outcome.status();
+    if (deadline_.passed()) return give_up();
+    const auto all = read_entries(1, own_.nranks, now());
+    if (all.ok()) ZBCCL_RETURN_IF_ERROR(decide(check_entries(*all)));
+  }
 }
 
 Result<std::vector<std::string>> Join::run() {
@@ -203,15 +225,18 @@ Result<std::vector<std::string>> join(Store& store, const std::string& name, int
 }
 
 Result<std::vector<std::string>> all_gather(Store& store, const std::string& name, int rank,
-                                            int nranks, std::string_view value, Deadline deadline) {
+                                            int nranks, std::string_view value, Wait wait) {
   if (rank < 0 || rank >= nranks) {
     return error(Code::kInvalidArgument, "rank {} is outside [0, {})", rank, nranks);
   }
   std::vector<std::string> keys;
   for (int r = 0; r < nranks; ++r) keys.push_back(format("{}/{}", name, r));
   ZBCCL_RETURN_IF_ERROR(store.set(keys[static_cast<size_t>(rank)], value));
-  auto values = store.get(keys, deadline);
+  auto values = store.get(keys, wait);
   if (values.ok() || values.status().code() != Code::kTimeout) return values;
+  // Where not even the own value can be had, it is the store that does not answer.
+  const auto own = store.get(keys[static_cast<size_t>(rank)], now());
+  if (!own.ok()) return own.status();
   std::vector<int> missing;
   for (int r = 0; r < nranks; ++r) {
     if (!store.get(keys[static_cast<size_t>(r)], now()).ok()) missing.push_back(r);

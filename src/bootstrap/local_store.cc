@@ -18,8 +18,7 @@ class LocalStore final : public Store {
     return {};
   }
 
-  Result<std::vector<std::string>> get(std::span<const std::string> keys,
-                                       Deadline deadline) override {
+  Result<std::vector<std::string>> get(std::span<const std::string> keys, Wait wait) override {
     ZBCCL_RETURN_IF_ERROR(check_keys(keys));
     std::vector<std::string> values;
     values.reserve(keys.size());
@@ -28,7 +27,7 @@ class LocalStore final : public Store {
     for (const std::string& key : keys) {
       auto found = values_.find(key);
       if (found == values_.end()) {
-        if (!wait_for(key, lock, deadline)) {
+        if (!wait_for(key, lock, wait.deadline)) {
           return error(Code::kTimeout, "key {} was not set in time in the {}", key, describe());
         }
         found = values_.find(key);

@@ -26,13 +26,13 @@ Result<Endpoint> master_endpoint(std::string_view needed_by) {
   const auto host = variable("MASTER_ADDR");
   if (!host) return error(Code::kInvalidUsage, "MASTER_ADDR is not set, which {} needs", needed_by);
   auto port = port_variable("MASTER_PORT");
-  if (!port.ok()) return port.status().with_prefix(format("{} needs MASTER_PORT: ", needed_by));
+  if (!port.ok()) return port.status().with_prefix(format("{} needs MASTER_PORT", needed_by));
   return Endpoint{*host, *port};
 }
 
 StoreResult meet_with_unique_id(const std::string& text, Deadline deadline) {
   auto id = UniqueId::parse(text);
-  if (!id.ok()) return id.status().with_prefix("ZBCCL_UNIQUE_ID: ");
+  if (!id.ok()) return id.status().with_prefix("ZBCCL_UNIQUE_ID");
   return connect_tcp_store(*id, deadline);
 }
 
@@ -40,7 +40,7 @@ StoreResult meet_with_unique_id(const std::string& text, Deadline deadline) {
 StoreResult meet_with_secret_file(const Placement& me, const std::string& path, Deadline deadline) {
   ZBCCL_ASSIGN_OR_RETURN(const Endpoint master, master_endpoint("ZBCCL_SECRET_FILE"));
   auto base = read_secret_file(path);
-  if (!base.ok()) return base.status().with_prefix("ZBCCL_SECRET_FILE: ");
+  if (!base.ok()) return base.status().with_prefix("ZBCCL_SECRET_FILE");
   // A secret of its own for each job, so that ranks of two jobs with one file never mix.
   ZBCCL_ASSIGN_OR_RETURN(const Secret secret,
                          hmac(*base, format("zbccl job {} at {} {}", me.job_is_global ? me.job : "",
@@ -49,7 +49,7 @@ StoreResult meet_with_secret_file(const Placement& me, const std::string& path, 
   if (me.rank != 0) return connect_tcp_store(id, deadline);
   const std::string name = "master " + endpoint_text(id.host, id.port);
   auto lease = lease_server(name, "", id.port, secret);
-  if (!lease.ok()) return lease.status().with_prefix("MASTER_PORT: ");
+  if (!lease.ok()) return lease.status().with_prefix("MASTER_PORT");
   ZBCCL_ASSIGN_OR_RETURN(auto store, connect_tcp_store({"127.0.0.1", id.port, secret}, deadline));
   return make_served_store(std::move(store), std::move(*lease), nullptr);
 }
@@ -69,10 +69,14 @@ StoreResult connect_by_file(const MeetingFile& file, UniqueId& id, Deadline dead
 }
 
 // The last rank to arrive removes the file: nobody needs it any more.
-Status arrive(Store& store, const Placement& me, const MeetingFile& file, const UniqueId& id) {
-  ZBCCL_ASSIGN_OR_RETURN(const int64_t count, store.add("zbccl/arrived", 1));
-  if (count == me.nranks) file.remove_if(id);
-  return {};
+Status arrive(Store& store, const Placement& me, const MeetingFile& file, const UniqueId& id,
+              Deadline deadline) {
+  constexpr std::string_view kName = "zbccl/arrival";
+  ZBCCL_RETURN_IF_ERROR(store.attend(kName, me.rank, me.nranks, deadline));
+  const auto count = store.add(std::string(kName) + "/count", 1);
+  store.leave(kName, me.rank, count.status());
+  if (count.ok() && *count == me.nranks) file.remove_if(id);
+  return count.status();
 }
 
 // All ranks are on this machine: rank 0 serves on the loopback interface and leaves the address and
@@ -100,7 +104,7 @@ StoreResult meet_over_file(const Placement& me, int turn, Deadline deadline) {
                              return connect_by_file(file, id, attempt);
                            }));
   }
-  ZBCCL_RETURN_IF_ERROR(arrive(*store, me, file, id));
+  ZBCCL_RETURN_IF_ERROR(arrive(*store, me, file, id, deadline));
   return store;
 }
 

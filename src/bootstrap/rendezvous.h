@@ -44,16 +44,20 @@ struct Rendezvous {
 //   store without one is not served.
 Result<Rendezvous> from_environment(Deadline deadline);
 
+// For the ranks of the two functions below to be told when one of them ends meanwhile, they attend
+// the meeting `name` of the store (Store::attend) around them.
+
 // Collective. Every rank brings `hello` (opaque) and gets everyone's, by rank. Reports to every
 // rank, in time that does not depend on the deadline: different `nranks`, a rank twice, a rank
 // outside [0, nranks), a different library version (kVersionMismatch). A rank that never comes is
-// kTimeout, naming who is missing. Uses keys under `name`, which is good for one join.
+// kTimeout, naming who is missing and how far they got. Uses keys under `name`, which is good for
+// one join.
 Result<std::vector<std::string>> join(Store& store, const std::string& name, int rank, int nranks,
                                       std::string_view hello, Deadline deadline);
 
 // Collective among those who joined: every rank brings a blob and gets everyone's. `name` is good
-// for one call.
+// for one call; kTimeout names whose blob is missing.
 Result<std::vector<std::string>> all_gather(Store& store, const std::string& name, int rank,
-                                            int nranks, std::string_view value, Deadline deadline);
+                                            int nranks, std::string_view value, Wait wait);
 
 }  // namespace zbccl::bootstrap

@@ -77,12 +77,17 @@ class ServedStore final : public Store {
   Status set(std::string_view key, std::string_view value) override {
     return store_->set(key, value);
   }
-  Result<std::vector<std::string>> get(std::span<const std::string> keys,
-                                       Deadline deadline) override {
-    return store_->get(keys, deadline);
+  Result<std::vector<std::string>> get(std::span<const std::string> keys, Wait wait) override {
+    return store_->get(keys, wait);
   }
   Result<int64_t> add(std::string_view key, int64_t amount) override {
     return store_->add(key, amount);
+  }
+  Status attend(std::string_view name, int rank, int nranks, Deadline deadline) override {
+    return store_->attend(name, rank, nranks, deadline);
+  }
+  void leave(std::string_view name, int rank, const Status& outcome) override {
+    store_->leave(name, rank, outcome);
   }
   std::string describe() const override { return store_->describe(); }
 

@@ -1,11 +1,13 @@
 #include "bootstrap/socket.h"
 
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -29,11 +31,15 @@ void tune(int fd) {
   set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
 }
 
-Status poll_one(int fd, short events, Deadline deadline, const std::string& peer) {
+Status poll_one(int fd, short events, Deadline deadline, const std::string& peer,
+                int interrupt = -1) {
   while (true) {
-    pollfd entry{.fd = fd, .events = events, .revents = 0};
-    const int ready = ::poll(&entry, 1, static_cast<int>(deadline.left().count()));
-    if (ready > 0) return {};
+    std::array<pollfd, 2> entries{{{.fd = fd, .events = events, .revents = 0},
+                                   {.fd = interrupt, .events = POLLIN, .revents = 0}}};
+    const int ready =
+        ::poll(entries.data(), entries.size(), static_cast<int>(deadline.left().count()));
+    if (ready > 0 && entries[0].revents != 0) return {};
+    if (ready > 0) return error(Code::kAborted, "the wait for {} was interrupted", peer);
     if (ready < 0 && errno != EINTR) return system_error("poll", errno);
     if (deadline.passed()) return error(Code::kTimeout, "{} did not answer in time", peer);
   }
@@ -97,13 +103,21 @@ Result<TcpSocket> TcpSocket::connect(const std::string& host, uint16_t port, Dea
   return last;
 }
 
+Result<TcpSocket> TcpSocket::adopt(UniqueFd fd, std::string peer) {
+  const int flags = ::fcntl(fd.get(), F_GETFL);
+  if (flags < 0 || ::fcntl(fd.get(), F_SETFL, flags | O_NONBLOCK) != 0) {
+    return system_error("fcntl", errno);
+  }
+  return TcpSocket(std::move(fd), std::move(peer));
+}
+
 Status TcpSocket::wait(short events, Deadline deadline) {
   return poll_one(fd_.get(), events, deadline, peer_);
 }
 
-Status TcpSocket::wait_readable(Deadline deadline) {
+Status TcpSocket::wait_readable(Deadline deadline, int interrupt) {
   if (!valid()) return lost(ENOTCONN);
-  return wait(POLLIN, deadline);
+  return poll_one(fd_.get(), POLLIN, deadline, peer_, interrupt);
 }
 
 Status TcpSocket::lost(int errno_value) const {
@@ -140,6 +154,17 @@ Status TcpSocket::receive(char* bytes, size_t count, Deadline deadline) {
     } else if (errno != EINTR) {
       return lost(errno);
     }
+  }
+  return {};
+}
+
+Status TcpSocket::receive(std::string& text, size_t count, Deadline deadline) {
+  constexpr size_t kFirst = size_t{64} << 10;
+  text.clear();
+  while (text.size() < count) {
+    const size_t have = text.size();
+    text.resize(std::min(count, std::max(kFirst, 2 * have)));
+    ZBCCL_RETURN_IF_ERROR(receive(text.data() + have, text.size() - have, deadline));
   }
   return {};
 }

@@ -24,15 +24,22 @@ class TcpSocket {
   // answers.
   static Result<TcpSocket> connect(const std::string& host, uint16_t port, Deadline deadline);
 
+  // A connected stream socket that is there already; messages call its other end `peer`.
+  static Result<TcpSocket> adopt(UniqueFd fd, std::string peer);
+
   bool valid() const { return fd_.valid(); }
   void close() { fd_.reset(); }
 
   // The whole of it or an error: kTimeout at the deadline, kNetwork if the peer is gone. After an
-  // error the connection is of no more use, except that a kTimeout of wait_readable() harms
-  // nothing.
+  // error the connection is of no more use, except that a kTimeout or kAborted of wait_readable()
+  // harms nothing.
   Status send(std::string_view bytes, Deadline deadline);
   Status receive(char* bytes, size_t count, Deadline deadline);
-  Status wait_readable(Deadline deadline);
+  // `text` becomes the next `count` bytes, and takes memory only as they arrive: the count is what
+  // the peer says.
+  Status receive(std::string& text, size_t count, Deadline deadline);
+  // kAborted if `interrupt` (-1: none) can be read from first.
+  Status wait_readable(Deadline deadline, int interrupt = -1);
 
  private:
   TcpSocket(UniqueFd fd, std::string peer) : fd_(std::move(fd)), peer_(std::move(peer)) {}

@@ -17,9 +17,22 @@ namespace zbccl::bootstrap {
 inline constexpr size_t kMaxKeyBytes = 1024;
 inline constexpr size_t kMaxValueBytes = size_t{16} << 20;
 
+// How long a get waits: until the deadline, or until `interrupt` (-1: none) can be read from, when
+// the get fails with kAborted and leaves the store usable. Stores that notice the end of a rank by
+// themselves, or whose ranks are one process, do not look at `interrupt`.
+struct Wait {
+  Wait(Deadline until, int fd = -1)
+      : deadline(until), interrupt(fd) {}  // NOLINT: converts on purpose
+  Deadline deadline;
+  int interrupt;
+};
+
 // Any thread; calls of one Store object may block each other (the local store's do not). Keys are
 // non-empty and at most kMaxKeyBytes, values at most kMaxValueBytes; anything else is
 // kInvalidArgument. A store that cannot be reached is kNetwork.
+//
+// Ranks that make something together attend a meeting: its name, with the keys NAME/... in it. A
+// store that notices when one of them goes away fails the meeting for all of them at once.
 class Store {
  public:
   virtual ~Store() = default;
@@ -28,17 +41,31 @@ class Store {
   virtual Status set(std::string_view key, std::string_view value) = 0;
   // Waits until every key exists and returns their values in order; kTimeout names the first key
   // that is missing, and leaves the store usable. A deadline that has passed still looks once.
-  virtual Result<std::vector<std::string>> get(std::span<const std::string> keys,
-                                               Deadline deadline) = 0;
+  virtual Result<std::vector<std::string>> get(std::span<const std::string> keys, Wait wait) = 0;
   // Adds to the integer at `key` (0 if absent) and returns the sum. Atomic over all ranks. get()
   // shows the sum as decimal text; a value that is no such text is kInvalidUsage (kNetwork from a
   // c10d store, whose server hangs up).
   virtual Result<int64_t> add(std::string_view key, int64_t amount) = 0;
+  // This caller is `rank` of `nranks` who meet under `name`. From here to leave() a store that
+  // knows when a process ends refuses, under this name, every get that would wait, set and add of
+  // all who attend, from the moment on when one of them ends or leaves with an error: with
+  // kRemoteFailed that names it, or with that error. And a request under this name gets kTimeout a
+  // moment (100 ms) after `deadline`, or after its own where that is later, if the server has not
+  // answered by then: its process may be stopped. A store without processes does nothing.
+  virtual Status attend(std::string_view /*name*/, int /*rank*/, int /*nranks*/,
+                        Deadline /*deadline*/) {
+    return {};
+  }
+  Status attend(std::string_view name, int rank, int nranks) {
+    return attend(name, rank, nranks, Deadline::never());
+  }
+  // Never blocks.
+  virtual void leave(std::string_view /*name*/, int /*rank*/, const Status& /*outcome*/) {}
   // "tcp 10.0.0.1:1234", for logs and errors.
   virtual std::string describe() const = 0;
 
-  Result<std::string> get(const std::string& key, Deadline deadline) {
-    auto values = get(std::span<const std::string>(&key, 1), deadline);
+  Result<std::string> get(const std::string& key, Wait wait) {
+    auto values = get(std::span<const std::string>(&key, 1), wait);
     if (!values.ok()) return values.status();
     return std::move((*values)[0]);
   }

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "bootstrap/auth.h"
 #include "bootstrap/tcp_store.h"
 #include "bootstrap/tcp_store_session.h"
 
@@ -69,6 +70,7 @@ class Server final : public TcpStoreServer, public SessionHost {
   // SessionHost, called on the server's thread.
   const Secret& secret() const override { return host_secret_; }
   StoreTable& table() override { return table_; }
+  Meetings& meetings() override { return meetings_; }
   void on_authenticated(Session& session) override;
   void on_closed(Session& session, bool authenticated, std::string_view why) override;
 
@@ -87,6 +89,7 @@ class Server final : public TcpStoreServer, public SessionHost {
   tcp::acceptor acceptor_;
   asio::steady_timer accept_pause_;
   StoreTable table_;
+  Meetings meetings_{process_token()};
   SessionList handshakes_;  // oldest first
   SessionList clients_;
   std::thread thread_;

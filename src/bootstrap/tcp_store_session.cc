@@ -1,5 +1,7 @@
 #include "bootstrap/tcp_store_session.h"
 
+#include <sys/socket.h>
+
 #include <utility>
 
 namespace zbccl::bootstrap {
@@ -48,6 +50,7 @@ void Session::close(std::string_view why) {
   const auto self = shared_from_this();  // the server is about to forget it
   if (getting_) host_.table().stop_waiting(get_.keys[found_.size()], *this);
   disarm();
+  if (authenticated_) host_.meetings().lose(*this);
   std::error_code ignored;
   socket_.close(ignored);
   host_.on_closed(*this, authenticated_, why);
@@ -194,17 +197,33 @@ void Session::on_body() {
   switch (request->type) {
     case FrameType::kSet: return handle_set(std::move(*request));
     case FrameType::kAdd: return handle_add(*request);
+    case FrameType::kAttend:
+      host_.meetings().attend(request->keys[0], *this, request->rank, request->nranks,
+                              request->process);
+      return finish_request();
+    case FrameType::kLeave:
+      host_.meetings().leave(request->keys[0], *this, request->rank, request->outcome);
+      return finish_request();
     default: return handle_get(std::move(*request));
   }
 }
 
+bool Session::refuse(const std::string& key) {
+  const Status* failure = host_.meetings().failure(*this, key);
+  if (failure == nullptr) return false;
+  reply(refused_frame(*failure));
+  return true;
+}
+
 void Session::handle_set(Request request) {
+  if (refuse(request.keys[0])) return;
   host_.table().set(request.keys[0], std::move(request.value));
   reply(frame_header(FrameType::kDone, 0));
 }
 
 void Session::handle_add(const Request& request) {
   const std::string& key = request.keys[0];
+  if (refuse(key)) return;
   auto sum = add_to_text(key, host_.table().find(key).get(), request.amount);
   if (!sum.ok()) return reply(refused_frame(sum.status()));
   host_.table().set(key, std::to_string(*sum));
@@ -225,8 +244,12 @@ void Session::handle_get(Request request) {
 
 void Session::advance_get() {
   while (found_.size() < get_.keys.size()) {
-    StoredValue value = host_.table().find(get_.keys[found_.size()]);
-    if (value == nullptr) return host_.table().wait(get_.keys[found_.size()], *this);
+    const std::string& key = get_.keys[found_.size()];
+    StoredValue value = host_.table().find(key);
+    if (value == nullptr) {
+      host_.table().wait(key, *this);
+      return on_meeting_failed();  // it may have before
+    }
     found_.push_back(std::move(value));
   }
   getting_ = false;
@@ -238,11 +261,38 @@ void Session::on_key_set() {
   if (getting_ && !closed_) advance_get();
 }
 
-void Session::on_get_timeout() {
-  const std::string& missing = get_.keys[found_.size()];
-  host_.table().stop_waiting(missing, *this);
+void Session::stop_get() {
+  host_.table().stop_waiting(get_.keys[found_.size()], *this);
   getting_ = false;
-  reply(missing_frame(missing));
+  disarm();
+}
+
+void Session::on_get_timeout() {
+  stop_get();
+  reply(missing_frame(get_.keys[found_.size()]));
+}
+
+void Session::on_meeting_failed() {
+  if (closed_ || !getting_) return;
+  const Status* failure = host_.meetings().failure(*this, get_.keys[found_.size()]);
+  if (failure == nullptr) return;
+  stop_get();
+  reply(refused_frame(*failure));
+}
+
+void Session::on_host(int rank) {
+  host_to_tell_ = rank;
+  if (!replying_) send_host();
+}
+
+// Between replies the connection is idle and takes these few bytes at once. Where it does not, the
+// client goes without; a part of them would spoil what follows.
+void Session::send_host() {
+  const std::string frame = host_frame(std::exchange(host_to_tell_, -1));
+  const ssize_t sent =
+      ::send(socket_.native_handle(), frame.data(), frame.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (sent <= 0 || static_cast<size_t>(sent) == frame.size()) return;
+  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->close("does not read"); });
 }
 
 void Session::reply(const std::string& frame) {
@@ -267,6 +317,7 @@ void Session::write_reply() {
     buffers.push_back(asio::buffer(reply_frames_[i]));
     if (i < reply_values_.size()) buffers.push_back(asio::buffer(*reply_values_[i]));
   }
+  replying_ = true;
   arm(kFrameTime, "a reply that was not read in time");
   asio::async_write(socket_, buffers, [self = shared_from_this()](std::error_code failure, size_t) {
     if (self->closed_) return;
@@ -279,6 +330,12 @@ void Session::finish_reply() {
   disarm();
   reply_frames_.clear();
   reply_values_.clear();
+  replying_ = false;
+  if (host_to_tell_ >= 0) send_host();
+  finish_request();
+}
+
+void Session::finish_request() {
   busy_ = false;
   if (std::exchange(header_waits_, false)) on_header();
 }

@@ -14,6 +14,7 @@
 #include "bootstrap/asio.h"
 #include "bootstrap/frame.h"
 #include "bootstrap/handshake.h"
+#include "bootstrap/meetings.h"
 
 namespace zbccl::bootstrap {
 
@@ -41,12 +42,13 @@ class SessionHost {
   virtual ~SessionHost() = default;
   virtual const Secret& secret() const = 0;
   virtual StoreTable& table() = 0;
+  virtual Meetings& meetings() = 0;
   virtual void on_authenticated(Session& session) = 0;
   // Called once; forgets the session.
   virtual void on_closed(Session& session, bool authenticated, std::string_view why) = 0;
 };
 
-class Session : public std::enable_shared_from_this<Session> {
+class Session : public std::enable_shared_from_this<Session>, public Attendee {
  public:
   Session(asio::ip::tcp::socket socket, SessionHost& host);
 
@@ -54,6 +56,8 @@ class Session : public std::enable_shared_from_this<Session> {
   void close(std::string_view why);
   // The table has the key that this session was waiting for.
   void on_key_set();
+  void on_meeting_failed() override;
+  void on_host(int rank) override;
   const std::string& peer() const { return peer_; }
 
   SessionList::iterator place;  // in the server's list
@@ -76,10 +80,15 @@ class Session : public std::enable_shared_from_this<Session> {
   // Goes on with the get that waits, until the next key that is missing.
   void advance_get();
   void on_get_timeout();
+  void stop_get();
+  // True if the key's meeting has failed, which is then the answer.
+  bool refuse(const std::string& key);
+  void send_host();
   void reply(const std::string& frame);
   void reply_values(std::vector<StoredValue> values);
   void write_reply();
   void finish_reply();
+  void finish_request();
 
   void arm(Milliseconds time, const char* why);
   void disarm();
@@ -109,6 +118,8 @@ class Session : public std::enable_shared_from_this<Session> {
   Request get_;
   std::vector<StoredValue> found_;
 
+  int host_to_tell_ = -1;
+  bool replying_ = false;
   std::vector<std::string> reply_frames_;  // headers, and replies without a stored value
   std::vector<StoredValue> reply_values_;
 };

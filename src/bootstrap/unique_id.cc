@@ -20,6 +20,7 @@ int hex_digit(char c) {
 
 bool is_numeric_address(const std::string& host) {
   in6_addr unused{};
+  if (host.find('\0') != std::string::npos) return false;  // where inet_pton would stop
   return ::inet_pton(AF_INET, host.c_str(), &unused) == 1 ||
          ::inet_pton(AF_INET6, host.c_str(), &unused) == 1;
 }

@@ -13,6 +13,7 @@
 #include "bootstrap/rendezvous.h"
 #include "bootstrap/tcp_store.h"
 #include "bootstrap/unique_id.h"
+#include "capi/group.h"
 #include "capi/guard.h"
 #include "capi/handles.h"
 #include "plan/plan.h"
@@ -181,14 +182,23 @@ zbcclResult_t zbcclStoreDestroy(zbcclStore_t store) {
 
 zbcclResult_t zbcclCommInitRank(zbcclComm_t* comm, int nranks, zbcclUniqueId id, int rank,
                                 const zbcclConfig_t* config) {
-  return guard([&]() -> Status {
+  const auto start = [&]() -> Status {
     ZBCCL_RETURN_IF_ERROR(check_pointer(comm, "comm"));
     ZBCCL_RETURN_IF_ERROR(check_count(nranks));
     ZBCCL_ASSIGN_OR_RETURN(const comm::Options options, parse(config));
     ZBCCL_ASSIGN_OR_RETURN(const bootstrap::UniqueId parsed, parse_id(id));
-    ZBCCL_ASSIGN_OR_RETURN(auto store,
-                           bootstrap::connect_tcp_store(parsed, init_deadline(options)));
-    return hand_out(Communicator::create(*store, "world", rank, nranks, options), comm);
+    const auto init = [=]() -> Status {
+      ZBCCL_ASSIGN_OR_RETURN(auto store,
+                             bootstrap::connect_tcp_store(parsed, init_deadline(options)));
+      return hand_out(Communicator::create(*store, "world", rank, nranks, options), comm);
+    };
+    if (!capi::Group::open()) return init();
+    capi::Group::of_this_thread().add_init(init);
+    return {};
+  };
+  return guard([&] {
+    Status status = start();
+    return status.ok() ? status : capi::Group::refuse(std::move(status));
   });
 }
 

@@ -4,6 +4,7 @@
 
 #include <zbccl/zbccl.h>
 
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -15,16 +16,19 @@
 struct zbcclStore {
   static constexpr const char* kName = "store";
   std::shared_ptr<zbccl::bootstrap::Store> object;
+  uint64_t generation = 0;
 };
 
 struct zbcclComm {
   static constexpr const char* kName = "communicator";
   std::unique_ptr<zbccl::comm::Communicator> object;
+  uint64_t generation = 0;  // of the object in this shell
 };
 
 struct zbcclWork {
   static constexpr const char* kName = "work";
   std::shared_ptr<zbccl::comm::Work> object;
+  uint64_t generation = 0;
 };
 
 namespace zbccl::capi {
@@ -44,6 +48,7 @@ class Shells {
     Handle* const handle = self.spare_.back();
     self.spare_.pop_back();
     handle->object = std::move(object);
+    ++handle->generation;
     return handle;
   }
   // What the handle owned; the handle is stale from here on.

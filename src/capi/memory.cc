@@ -30,10 +30,10 @@ zbcclResult_t zbcclMemGetReport(zbcclMemReport_t* report) {
     ZBCCL_RETURN_IF_ERROR(capi::check_pointer(report, "report"));
     ZBCCL_RETURN_IF_ERROR(capi::check_size(report->size, sizeof *report, "zbcclMemReport_t"));
     const memory::PoolReport pool = memory::Pool::process().report();
-    const observe::Traffic& traffic = observe::process_traffic();
+    const observe::Totals traffic = observe::process_totals();
     const auto used = [&](memory::Use use) { return pool.used[static_cast<size_t>(use)]; };
-    report->staged_bytes = traffic.staged.load(std::memory_order_relaxed);
-    report->landing_bytes = traffic.landing.load(std::memory_order_relaxed);
+    report->staged_bytes = traffic.staged;
+    report->landing_bytes = traffic.landing;
     report->metadata_bytes = used(memory::Use::kMetadata);
     report->user_bytes = used(memory::Use::kUser);
     // Outboxes take memory as they are touched, so no more is held than is resident.
@@ -41,9 +41,9 @@ zbcclResult_t zbcclMemGetReport(zbcclMemReport_t* report) {
         std::min(pool.resident, used(memory::Use::kMetadata) + used(memory::Use::kScratch) +
                                     used(memory::Use::kStaging) + pool.free);
     report->reserved_bytes = pool.reserved;
-    report->direct_calls = traffic.direct_calls.load(std::memory_order_relaxed);
-    report->staged_calls = traffic.staged_calls.load(std::memory_order_relaxed);
-    report->attached_bytes = traffic.attached.load(std::memory_order_relaxed);
+    report->direct_calls = traffic.direct_calls;
+    report->staged_calls = traffic.staged_calls;
+    report->attached_bytes = traffic.attached;
     return {};
   });
 }

@@ -1,6 +1,7 @@
 // Collectives, sends and receives, and the handles of asynchronous calls.
 #include <zbccl/zbccl.h>
 
+#include "capi/group.h"
 #include "capi/guard.h"
 #include "capi/handles.h"
 
@@ -10,41 +11,71 @@ using namespace zbccl;
 using capi::check_handle;
 using capi::check_pointer;
 using capi::guard;
+using collectives::Blocks;
 using collectives::Collective;
 
-// Checks how the call is made and runs it; `body` takes (timeout, work or nullptr).
-template <typename Body>
-zbcclResult_t make_call(zbcclComm_t comm, const zbcclCall_t* call, Body&& body) {
+Status check_how(const zbcclCall_t* call) {
+  if (call == nullptr) return {};
+  ZBCCL_RETURN_IF_ERROR(capi::check_size(call->size, sizeof *call, "zbcclCall_t"));
+  if (call->timeout_ms < 0) {
+    return error(Code::kInvalidArgument, "zbcclCall_t.timeout_ms is {}", call->timeout_ms);
+  }
+  if (call->stream == nullptr) return {};
+  return error(Code::kUnsupported,
+               "a stream was given, but this build serves host memory only; leave it NULL");
+}
+
+Status start(zbcclComm_t comm, const Collective& what, std::shared_ptr<comm::Work>* work) {
+  return comm->object->run(what, work);
+}
+
+Status start(zbcclComm_t comm, const comm::TransferCall& what, std::shared_ptr<comm::Work>* work) {
+  return comm->object->transfer(what, work);
+}
+
+// Makes the call now, or notes it where the thread has a group open.
+template <typename Call>
+Status make(Call& what, zbcclComm_t comm, const zbcclCall_t* call) {
+  const bool grouped = capi::Group::open();
+  Status status = check_handle(comm);
+  if (status.ok()) status = check_how(call);
+  if (!status.ok()) return capi::Group::refuse(std::move(status));
+  if (call != nullptr) what.timeout = Milliseconds(call->timeout_ms);
+  if (!grouped && (call == nullptr || call->work == nullptr)) [[likely]] {
+    return start(comm, what, nullptr);
+  }
+  std::shared_ptr<comm::Work> work;
+  std::shared_ptr<comm::Work>* const wanted =
+      call != nullptr && call->work != nullptr ? &work : nullptr;
+  ZBCCL_RETURN_IF_ERROR(grouped ? capi::Group::of_this_thread().add(comm, std::move(what), wanted)
+                                : start(comm, what, wanted));
+  if (wanted != nullptr) *call->work = capi::Shells<zbcclWork>::make(std::move(work));
+  return {};
+}
+
+zbcclResult_t run(Collective what, zbcclComm_t comm, const zbcclCall_t* call) {
+  return guard([&] { return make(what, comm, call); });
+}
+
+// For the forms with per-rank sizes, whose arrays `fill` reads for the given number of ranks.
+template <typename Fill>
+zbcclResult_t run_blocks(Collective what, zbcclComm_t comm, const zbcclCall_t* call, Fill&& fill) {
   return guard([&]() -> Status {
-    ZBCCL_RETURN_IF_ERROR(check_handle(comm));
-    if (call == nullptr) return body(Milliseconds(0), nullptr);
-    ZBCCL_RETURN_IF_ERROR(capi::check_size(call->size, sizeof *call, "zbcclCall_t"));
-    if (call->timeout_ms < 0) {
-      return error(Code::kInvalidArgument, "zbcclCall_t.timeout_ms is {}", call->timeout_ms);
+    Status status = check_handle(comm);
+    if (status.ok()) status = fill(what, comm->object->size());
+    if (!status.ok()) {
+      return capi::Group::refuse(status.with_prefix(operation_name(what.operation)));
     }
-    if (call->stream != nullptr) {
-      return error(Code::kUnsupported,
-                   "a stream was given, but this build serves host memory only; leave it NULL");
-    }
-    const Milliseconds timeout(call->timeout_ms);
-    if (call->work == nullptr) return body(timeout, nullptr);
-    std::shared_ptr<comm::Work> work;
-    ZBCCL_RETURN_IF_ERROR(body(timeout, &work));
-    *call->work = capi::Shells<zbcclWork>::make(std::move(work));
-    return {};
+    return make(what, comm, call);
   });
 }
 
-zbcclResult_t run(Collective collective, zbcclComm_t comm, const zbcclCall_t* call) {
-  return make_call(comm, call, [&](Milliseconds timeout, std::shared_ptr<comm::Work>* work) {
-    collective.timeout = timeout;
-    return comm->object->run(collective, work);
+zbcclResult_t transfer(bool is_send, void* data, size_t count, zbcclDataType_t type, int peer,
+                       zbcclComm_t comm, const zbcclCall_t* call) {
+  return guard([&] {
+    comm::TransferCall what{is_send, data, count, static_cast<DataType>(type), peer};
+    return make(what, comm, call);
   });
-}
-
-Status check_type(zbcclDataType_t type) {
-  if (static_cast<unsigned>(type) < kNumDataTypes) return {};
-  return error(Code::kInvalidArgument, "{} is not an element type", static_cast<int>(type));
 }
 
 }  // namespace
@@ -81,22 +112,77 @@ zbcclResult_t zbcclBarrier(zbcclComm_t comm, const zbcclCall_t* call) {
   return run({Operation::kBarrier}, comm, call);
 }
 
+zbcclResult_t zbcclReduce(const void* send, void* recv, size_t count, zbcclDataType_t type,
+                          zbcclRedOp_t op, int root, zbcclComm_t comm, const zbcclCall_t* call) {
+  return run({Operation::kReduce, send, recv, count, static_cast<DataType>(type),
+              static_cast<RedOp>(op), root},
+             comm, call);
+}
+
+zbcclResult_t zbcclGather(const void* send, void* recv, size_t count, zbcclDataType_t type,
+                          int root, zbcclComm_t comm, const zbcclCall_t* call) {
+  return run(
+      {Operation::kGather, send, recv, count, static_cast<DataType>(type), RedOp::kSum, root}, comm,
+      call);
+}
+
+zbcclResult_t zbcclScatter(const void* send, void* recv, size_t count, zbcclDataType_t type,
+                           int root, zbcclComm_t comm, const zbcclCall_t* call) {
+  return run(
+      {Operation::kScatter, send, recv, count, static_cast<DataType>(type), RedOp::kSum, root},
+      comm, call);
+}
+
+zbcclResult_t zbcclAllToAll(const void* send, void* recv, size_t count, zbcclDataType_t type,
+                            zbcclComm_t comm, const zbcclCall_t* call) {
+  return run({Operation::kAllToAll, send, recv, count, static_cast<DataType>(type)}, comm, call);
+}
+
+zbcclResult_t zbcclAllGatherV(const void* send, void* recv, const size_t* counts,
+                              const size_t* offsets, zbcclDataType_t type, zbcclComm_t comm,
+                              const zbcclCall_t* call) {
+  return run_blocks({Operation::kAllGatherV, send, recv, 0, static_cast<DataType>(type)}, comm,
+                    call, [&](Collective& what, int nranks) -> Status {
+                      ZBCCL_ASSIGN_OR_RETURN(what.recv_blocks,
+                                             Blocks::make(counts, offsets, nranks, false));
+                      return {};
+                    });
+}
+
+zbcclResult_t zbcclReduceScatterV(const void* send, void* recv, const size_t* counts,
+                                  zbcclDataType_t type, zbcclRedOp_t op, zbcclComm_t comm,
+                                  const zbcclCall_t* call) {
+  return run_blocks({Operation::kReduceScatterV, send, recv, 0, static_cast<DataType>(type),
+                     static_cast<RedOp>(op)},
+                    comm, call, [&](Collective& what, int nranks) -> Status {
+                      ZBCCL_ASSIGN_OR_RETURN(what.send_blocks,
+                                             Blocks::make(counts, nullptr, nranks, false));
+                      return {};
+                    });
+}
+
+zbcclResult_t zbcclAllToAllV(const void* send, const size_t* send_counts,
+                             const size_t* send_offsets, void* recv, const size_t* recv_counts,
+                             const size_t* recv_offsets, zbcclDataType_t type, zbcclComm_t comm,
+                             const zbcclCall_t* call) {
+  return run_blocks({Operation::kAllToAllV, send, recv, 0, static_cast<DataType>(type)}, comm, call,
+                    [&](Collective& what, int nranks) -> Status {
+                      ZBCCL_ASSIGN_OR_RETURN(what.send_blocks,
+                                             Blocks::make(send_counts, send_offsets, nranks, true));
+                      ZBCCL_ASSIGN_OR_RETURN(
+                          what.recv_blocks, Blocks::make(recv_counts, recv_offsets, nranks, false));
+                      return {};
+                    });
+}
+
 zbcclResult_t zbcclSend(const void* send, size_t count, zbcclDataType_t type, int peer,
                         zbcclComm_t comm, const zbcclCall_t* call) {
-  return make_call(
-      comm, call, [&](Milliseconds timeout, std::shared_ptr<comm::Work>* work) -> Status {
-        ZBCCL_RETURN_IF_ERROR(check_type(type));
-        return comm->object->send(send, count, static_cast<DataType>(type), peer, timeout, work);
-      });
+  return transfer(true, const_cast<void*>(send), count, type, peer, comm, call);
 }
 
 zbcclResult_t zbcclRecv(void* recv, size_t count, zbcclDataType_t type, int peer, zbcclComm_t comm,
                         const zbcclCall_t* call) {
-  return make_call(
-      comm, call, [&](Milliseconds timeout, std::shared_ptr<comm::Work>* work) -> Status {
-        ZBCCL_RETURN_IF_ERROR(check_type(type));
-        return comm->object->recv(recv, count, static_cast<DataType>(type), peer, timeout, work);
-      });
+  return transfer(false, recv, count, type, peer, comm, call);
 }
 
 zbcclResult_t zbcclWorkWait(zbcclWork_t work, int64_t timeout_ms) {

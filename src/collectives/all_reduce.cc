@@ -1,58 +1,90 @@
 // all_reduce. One-shot: bytes read nranks * S, written S, one meeting. Two-shot: read S, written S
 // (a chunk of every input to the same chunk of every output), two meetings; nothing lies in library
-// memory in between.
+// memory in between. Where an output is ordinary memory, which no peer stores to, each rank keeps
+// its chunk and the others fetch it: one meeting and a copy more.
 #include "collectives/collective.h"
 #include "collectives/reduction.h"
-#include "kernels/reduce.h"
 #include "transport/buffer.h"
 
 namespace zbccl::collectives {
 namespace {
 
-Status one_shot(Context& context, const Collective& call) {
-  transport::Team& team = context.team;
-  const size_t bytes = call.count * type_size(call.type);
-  if (team.size() > 1) fill_outbox(context, call.send, bytes);
-  ZBCCL_RETURN_IF_ERROR(team.enter(signature_of(context, call), {}, {}, call.timeout));
-  if (team.size() > 1) {
-    reduce_outboxes(context, call, {0, call.count});
-  } else if (bytes > 0 && call.send != call.recv) {
-    kernels::copy(call.recv, call.send, bytes, bytes >= context.tuning.stream_min);
+using transport::BufferRef;
+using transport::LocalBuffer;
+using transport::RemoteBuffer;
+using transport::Team;
+
+bool all_outputs_mapped(const Team& team) {
+  bool mapped = true;
+  for (int r = 0; r < team.size(); ++r) {
+    mapped = mapped && team.packet(r).output.segment != BufferRef::kAddress;
+  }
+  return mapped;
+}
+
+plan::Range chunk(const Context& context, const Collective& call, int rank) {
+  return plan::chunk_of(call.count, type_size(call.type), rank, context.team.size());
+}
+
+Status push_chunk(Context& context, const Collective& call) {
+  Team& team = context.team;
+  const int n = team.size();
+  const plan::Range mine = chunk(context, call, team.rank());
+  const size_t offset = mine.begin * type_size(call.type);
+  PerRank<void*> dst(n);
+  for (int r = 0; r < n; ++r) {
+    RemoteBuffer out;
+    ZBCCL_RETURN_IF_ERROR(out.resolve(team, r, team.packet(r).output));
+    dst[r] = out.direct() + offset;
+  }
+  return reduce_range(context, call, mine, dst.data(), static_cast<size_t>(n));
+}
+
+Status keep_and_fetch(Context& context, const Collective& call, std::byte* output) {
+  Team& team = context.team;
+  const size_t element = type_size(call.type);
+  const plan::Range mine = chunk(context, call, team.rank());
+  void* own = output + mine.begin * element;
+  ZBCCL_RETURN_IF_ERROR(reduce_range(context, call, mine, &own, 1));
+  ZBCCL_RETURN_IF_ERROR(team.sync());
+  for (int step = 1; step < team.size(); ++step) {
+    const int r = (team.rank() + step) % team.size();
+    const plan::Range theirs = chunk(context, call, r);
+    const Extent extent = {theirs.begin * element, theirs.size() * element};
+    ZBCCL_RETURN_IF_ERROR(pull(context, r, team.packet(r).output, extent, output + extent.offset));
   }
   return {};
 }
 
-Status exchange_chunks(Context& context, const Collective& call, const transport::BufferRef& input,
-                       const transport::BufferRef& output) {
-  transport::Team& team = context.team;
-  ZBCCL_RETURN_IF_ERROR(team.enter(signature_of(context, call), input, output, call.timeout));
-  const plan::Range mine =
-      plan::chunk_of(call.count, type_size(call.type), team.rank(), team.size());
-  if (const Status status = reduce_range(context, call, mine, Target::kAllOutputs); !status.ok()) {
-    return team.give_up(status);
-  }
+// `output`: this rank's, where its peers see it.
+Status exchange_chunks(Context& context, const Collective& call, std::byte* output) {
+  Team& team = context.team;
+  const Status status =
+      all_outputs_mapped(team) ? push_chunk(context, call) : keep_and_fetch(context, call, output);
+  if (!status.ok()) return team.give_up(status);
   return team.sync();
 }
 
 Status two_shot(Context& context, const Collective& call) {
-  using transport::LocalBuffer;
-  transport::Team& team = context.team;
+  Team& team = context.team;
   const size_t bytes = call.count * type_size(call.type);
-  ZBCCL_ASSIGN_OR_RETURN(const LocalBuffer input, LocalBuffer::input(team, call.send, bytes));
-  ZBCCL_ASSIGN_OR_RETURN(LocalBuffer output, LocalBuffer::output(team, call.recv, bytes));
+  LocalBuffer input;
+  LocalBuffer output;
+  ZBCCL_RETURN_IF_ERROR(input.open_input(team, call.send, bytes));
+  ZBCCL_RETURN_IF_ERROR(output.open_output(team, call.recv, bytes));
   context.staged = input.staged() || output.staged();
-  const Status status = exchange_chunks(context, call, input.ref(), output.ref());
+  ZBCCL_RETURN_IF_ERROR(
+      team.enter(signature_of(context, call), input.ref(), output.ref(), call.timeout));
+  const Status status = exchange_chunks(context, call, output.shown());
   if (status.ok()) output.finish();
-  // Peers write into the output: after a failure one of them may do so late.
-  if (!status.ok() && team.failed()) team.quarantine(call.recv);
   return status;
 }
 
 }  // namespace
 
 Status all_reduce(Context& context, const Collective& call) {
-  return context.algorithm == plan::Algorithm::kOneShot ? one_shot(context, call)
-                                                        : two_shot(context, call);
+  if (context.algorithm != plan::Algorithm::kOneShot) return two_shot(context, call);
+  return reduce_one_shot(context, call, call.count * type_size(call.type), {0, call.count});
 }
 
 }  // namespace zbccl::collectives

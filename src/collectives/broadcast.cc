@@ -7,24 +7,24 @@
 namespace zbccl::collectives {
 
 Status broadcast(Context& context, const Collective& call) {
-  using transport::LocalBuffer;
   transport::Team& team = context.team;
   const size_t bytes = call.count * type_size(call.type);
   const bool is_root = team.rank() == call.root;
-  ZBCCL_ASSIGN_OR_RETURN(const LocalBuffer input,
-                         LocalBuffer::input(team, call.send, is_root ? bytes : 0));
+  transport::LocalBuffer input;
+  ZBCCL_RETURN_IF_ERROR(input.open_input(team, call.send, is_root ? bytes : 0));
   context.staged = input.staged();
   ZBCCL_RETURN_IF_ERROR(team.enter(signature_of(context, call), input.ref(), {}, call.timeout));
   if (is_root) {
-    if (bytes > 0 && call.send != call.recv) kernels::copy(call.recv, call.send, bytes, false);
+    if (bytes > 0 && call.send != call.recv) {
+      kernels::copy(call.recv, call.send, bytes, bytes >= context.tuning.stream_min);
+    }
     return team.sync();
   }
-  const auto source =
-      transport::RemoteBuffer::resolve(team, call.root, team.packet(call.root).input);
-  const Status status = source.ok() ? source->read(0, call.recv, bytes) : source.status();
-  if (bytes > 0 && !status.ok()) return team.give_up(status);
+  const Status status =
+      pull(context, call.root, team.packet(call.root).input, {0, bytes}, call.recv);
+  if (!status.ok()) return team.give_up(status);
   team.signal();
-  return {};
+  return team.confirm();
 }
 
 }  // namespace zbccl::collectives

@@ -1,12 +1,35 @@
 #include "collectives/collective.h"
 
 #include <cstdint>
+#include <numeric>
+
+#include "transport/buffer.h"
 
 namespace zbccl::collectives {
 namespace {
 
-bool multiplies(Operation operation) {
-  return operation == Operation::kAllGather || operation == Operation::kReduceScatter;
+constexpr size_t kMostBytes = size_t{1} << 47;
+
+// How many blocks of `count` elements each buffer has.
+struct Multiples {
+  size_t send = 1;
+  size_t recv = 1;
+};
+
+Multiples multiples(const Collective& call, int rank, int nranks) {
+  const auto n = static_cast<size_t>(nranks);
+  const bool is_root = rank == call.root;
+  switch (call.operation) {
+    case Operation::kBarrier: return {0, 0};
+    case Operation::kBroadcast: return {is_root ? size_t{1} : 0, 1};
+    case Operation::kAllGather: return {1, n};
+    case Operation::kReduceScatter: return {n, 1};
+    case Operation::kReduce: return {1, is_root ? size_t{1} : 0};
+    case Operation::kGather: return {1, is_root ? n : 0};
+    case Operation::kScatter: return {is_root ? n : 0, 1};
+    case Operation::kAllToAll: return {n, n};
+    default: return {1, 1};
+  }
 }
 
 bool overlap(const void* a, size_t a_bytes, const void* b, size_t b_bytes) {
@@ -15,38 +38,66 @@ bool overlap(const void* a, size_t a_bytes, const void* b, size_t b_bytes) {
   return a_bytes > 0 && b_bytes > 0 && first < second + b_bytes && second < first + a_bytes;
 }
 
+// True where input and output share memory in the way that the operation allows.
+bool is_in_place(const Collective& call, int rank) {
+  const auto* send = static_cast<const std::byte*>(call.send);
+  const auto* recv = static_cast<const std::byte*>(call.recv);
+  switch (call.operation) {
+    case Operation::kAllGather:
+    case Operation::kAllGatherV:
+    case Operation::kGather: return send == recv + recv_block(call, rank).offset;
+    case Operation::kReduceScatter:
+    case Operation::kReduceScatterV:
+    case Operation::kScatter: return recv == send + send_block(call, rank).offset;
+    case Operation::kAllToAllV: return false;
+    default: return send == recv;
+  }
+}
+
 // Where `recv` may lie inside `send` or the other way round.
 Status check_aliasing(const Collective& call, int rank, int nranks) {
   const size_t in = send_bytes(call, rank, nranks);
   const size_t out = recv_bytes(call, rank, nranks);
-  if (!overlap(call.send, in, call.recv, out)) return {};
-  const size_t block = call.count * type_size(call.type);
-  const auto* send = static_cast<const std::byte*>(call.send);
-  const auto* recv = static_cast<const std::byte*>(call.recv);
-  const size_t shift = block * static_cast<size_t>(rank);
-  bool in_place = send == recv;
-  if (call.operation == Operation::kAllGather) in_place = send == recv + shift;
-  if (call.operation == Operation::kReduceScatter) in_place = recv == send + shift;
-  if (in_place) return {};
+  if (!overlap(call.send, in, call.recv, out) || is_in_place(call, rank)) return {};
   return error(Code::kInvalidArgument,
                "{}: input at {} and output at {} overlap; give the in-place position or separate "
                "ranges",
                operation_name(call.operation), call.send, static_cast<const void*>(call.recv));
 }
 
+uint64_t mix(uint64_t x) {
+  x = (x ^ (x >> 31)) * 0x9fb21c651e98df25ULL;
+  x = (x ^ (x >> 28)) * 0xd1342543de82ef95ULL;
+  return x ^ (x >> 32);
+}
+
 }  // namespace
 
 size_t send_bytes(const Collective& call, int rank, int nranks) {
-  const size_t block = call.count * type_size(call.type);
-  if (call.operation == Operation::kBarrier) return 0;
-  if (call.operation == Operation::kBroadcast) return rank == call.root ? block : 0;
-  return call.operation == Operation::kReduceScatter ? block * static_cast<size_t>(nranks) : block;
+  const size_t element = type_size(call.type);
+  if (call.operation == Operation::kAllGatherV) return recv_block(call, rank).bytes;
+  if (call.send_blocks != nullptr) return call.send_blocks->extent * element;
+  return call.count * element * multiples(call, rank, nranks).send;
 }
 
-size_t recv_bytes(const Collective& call, int /*rank*/, int nranks) {
-  const size_t block = call.count * type_size(call.type);
-  if (call.operation == Operation::kBarrier) return 0;
-  return call.operation == Operation::kAllGather ? block * static_cast<size_t>(nranks) : block;
+size_t recv_bytes(const Collective& call, int rank, int nranks) {
+  const size_t element = type_size(call.type);
+  if (call.operation == Operation::kReduceScatterV) return send_block(call, rank).bytes;
+  if (call.recv_blocks != nullptr) return call.recv_blocks->extent * element;
+  return call.count * element * multiples(call, rank, nranks).recv;
+}
+
+size_t payload_bytes(const Collective& call, int rank) {
+  const size_t element = type_size(call.type);
+  switch (call.operation) {
+    case Operation::kAllGatherV: return recv_block(call, rank).bytes;
+    case Operation::kReduceScatterV: return send_block(call, rank).bytes;
+    case Operation::kAllToAllV: {
+      const auto& counts = call.send_blocks->counts;
+      return element * std::accumulate(counts.begin(), counts.end(), size_t{0});
+    }
+    default: return call.count * element;
+  }
 }
 
 Status check(const Collective& call, int rank, int nranks) {
@@ -59,22 +110,27 @@ Status check(const Collective& call, int rank, int nranks) {
     return error(Code::kInvalidArgument, "{}: {} is not a reduction operator", name,
                  static_cast<int>(call.op));
   }
-  const size_t largest = (size_t{1} << 47) / type_size(call.type) /
-                         (multiplies(call.operation) ? static_cast<size_t>(nranks) : 1);
-  if (call.count > largest) {
-    return error(Code::kInvalidArgument, "{}: a count of {} x {} on {} ranks is more than memory",
-                 name, call.count, type_name(call.type), nranks);
-  }
   if (call.root < 0 || call.root >= nranks) {
     return error(Code::kInvalidArgument, "{}: root {} is not a rank; there are {}", name, call.root,
                  nranks);
   }
-  if (send_bytes(call, rank, nranks) > 0 && call.send == nullptr) {
+  // Every rank sees the same limit, whatever its part.
+  const bool multiplied = call.operation != Operation::kAllReduce &&
+                          call.operation != Operation::kReduce &&
+                          call.operation != Operation::kBroadcast;
+  const size_t ranks = multiplied ? static_cast<size_t>(nranks) : 1;
+  if (call.count > kMostBytes / 8 / ranks &&
+      call.count > kMostBytes / type_size(call.type) / ranks) {
+    return error(Code::kInvalidArgument, "{}: a count of {} x {} on {} ranks is more than memory",
+                 name, call.count, type_name(call.type), nranks);
+  }
+  if (call.send == nullptr && send_bytes(call, rank, nranks) > 0) {
     return error(Code::kInvalidArgument, "{}: the input is a null pointer", name);
   }
-  if (recv_bytes(call, rank, nranks) > 0 && call.recv == nullptr) {
+  if (call.recv == nullptr && recv_bytes(call, rank, nranks) > 0) {
     return error(Code::kInvalidArgument, "{}: the output is a null pointer", name);
   }
+  if (call.send == call.recv && is_in_place(call, rank)) return {};
   return check_aliasing(call, rank, nranks);
 }
 
@@ -86,21 +142,82 @@ transport::Signature signature_of(const Context& context, const Collective& call
   signature.algorithm = static_cast<uint8_t>(context.algorithm);
   signature.root = call.root;
   signature.count = call.count;
+  if (swaps_in_place(call)) signature.root = 1;
+  if (!has_blocks(call.operation)) [[likely]] {
+    return signature;
+  }
+  // The rows are for the peers' messages where sizes differ, and for all_to_all_v's offsets.
+  const int nranks = context.team.size();
+  transport::BlockRow* const rows = context.team.next_rows();
+  const bool same_everywhere = call.operation != Operation::kAllToAllV;
+  const Blocks& sizes =
+      call.operation == Operation::kReduceScatterV ? *call.send_blocks : *call.recv_blocks;
+  for (int r = 0; r < nranks; ++r) {
+    const auto i = static_cast<size_t>(r);
+    rows[r] = {};
+    rows[r].recv_count = sizes.counts[i];
+    if (same_everywhere) {
+      signature.count += sizes.counts[i];
+      signature.layout = mix(signature.layout ^ sizes.counts[i]) + i;
+    } else {
+      rows[r].send_count = call.send_blocks->counts[i];
+      rows[r].send_offset = send_block(call, r).offset;
+    }
+  }
   return signature;
+}
+
+uint64_t tally_of(const Collective& call, int rank) {
+  const auto pair = [](int from, int to, size_t count) {
+    return mix(mix(static_cast<uint64_t>(from) << 32 | static_cast<uint64_t>(to)) + count);
+  };
+  uint64_t tally = 0;
+  for (int r = 0; r < static_cast<int>(call.send_blocks->counts.size()); ++r) {
+    tally += pair(rank, r, call.send_blocks->counts[static_cast<size_t>(r)]);
+    tally -= pair(r, rank, call.recv_blocks->counts[static_cast<size_t>(r)]);
+  }
+  return tally;
+}
+
+Status pull(Context& context, int peer, const transport::BufferRef& shown, Extent from, void* to) {
+  if (from.bytes == 0) return {};
+  transport::RemoteBuffer source;
+  ZBCCL_RETURN_IF_ERROR(source.resolve(context.team, peer, shown));
+  return source.read(from.offset, to, from.bytes, from.bytes >= context.tuning.stream_min);
+}
+
+Status pull_blocks(Context& context, const Collective& call) {
+  transport::Team& team = context.team;
+  for (int step = 1; step < team.size(); ++step) {
+    const int r = (team.rank() + step) % team.size();
+    const Extent to = recv_block(call, r);
+    ZBCCL_RETURN_IF_ERROR(
+        pull(context, r, team.packet(r).input, {0, to.bytes}, at(call.recv, to.offset)));
+  }
+  return {};
 }
 
 Status run(Context& context, const Collective& call) {
   const int nranks = context.team.size();
   const size_t bytes =
-      call.count * type_size(call.type) *
-      (call.operation == Operation::kReduceScatter ? static_cast<size_t>(nranks) : 1);
+      call.operation == Operation::kReduceScatterV
+          ? call.send_blocks->extent * type_size(call.type)
+          : call.count * type_size(call.type) *
+                (call.operation == Operation::kReduceScatter ? static_cast<size_t>(nranks) : 1);
   context.algorithm = plan::choose(call.operation, bytes, nranks, context.tuning);
   switch (call.operation) {
     case Operation::kAllReduce: return all_reduce(context, call);
-    case Operation::kAllGather: return all_gather(context, call);
-    case Operation::kReduceScatter: return reduce_scatter(context, call);
+    case Operation::kAllGather:
+    case Operation::kAllGatherV: return all_gather(context, call);
+    case Operation::kReduceScatter:
+    case Operation::kReduceScatterV: return reduce_scatter(context, call);
     case Operation::kBroadcast: return broadcast(context, call);
     case Operation::kBarrier: return barrier(context, call);
+    case Operation::kReduce: return reduce(context, call);
+    case Operation::kGather: return gather(context, call);
+    case Operation::kScatter: return scatter(context, call);
+    case Operation::kAllToAll:
+    case Operation::kAllToAllV: return all_to_all(context, call);
     default:
       return error(Code::kInternal, "{} is not a collective", operation_name(call.operation));
   }

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/status.h"
@@ -12,6 +14,18 @@
 #include "transport/team.h"
 
 namespace zbccl::collectives {
+
+// Sizes and places of the ranks' blocks in one buffer, in elements.
+struct Blocks {
+  std::vector<size_t> counts;
+  std::vector<size_t> offsets;
+  size_t extent = 0;  // elements from the buffer's beginning to the end of the last block
+
+  // `offsets` nullptr: one behind the other. kInvalidArgument where the sizes add up to more than
+  // memory, or, unless `may_overlap`, where two blocks share an element.
+  static Result<std::shared_ptr<const Blocks>> make(const size_t* counts, const size_t* offsets,
+                                                    int nranks, bool may_overlap);
+};
 
 struct Collective {
   Operation operation = Operation::kNone;
@@ -22,11 +36,45 @@ struct Collective {
   RedOp op = RedOp::kSum;
   int root = 0;
   Milliseconds timeout{0};  // 0: the team's
+  // The per-rank forms only: of the input (reduce_scatter_v, all_to_all_v) and the output
+  // (all_gather_v, all_to_all_v).
+  std::shared_ptr<const Blocks> send_blocks;
+  std::shared_ptr<const Blocks> recv_blocks;
 };
 
-// Bytes of this rank's input and output buffers.
+// Bytes in one of this rank's buffers.
+struct Extent {
+  size_t offset = 0;
+  size_t bytes = 0;
+};
+// Rank r's block in the buffer that `blocks` describes, or, without them, of `count` elements each.
+inline Extent block(const Collective& call, const Blocks* blocks, int r) {
+  const size_t element = type_size(call.type);
+  const auto i = static_cast<size_t>(r);
+  if (blocks == nullptr) return {call.count * element * i, call.count * element};
+  return {blocks->offsets[i] * element, blocks->counts[i] * element};
+}
+inline Extent send_block(const Collective& call, int r) {
+  return block(call, call.send_blocks.get(), r);
+}
+inline Extent recv_block(const Collective& call, int r) {
+  return block(call, call.recv_blocks.get(), r);
+}
+inline std::byte* at(void* base, size_t offset) { return static_cast<std::byte*>(base) + offset; }
+inline const std::byte* at(const void* base, size_t offset) {
+  return static_cast<const std::byte*>(base) + offset;
+}
+
+// An all_to_all whose blocks are exchanged where they lie.
+inline bool swaps_in_place(const Collective& call) {
+  return call.operation == Operation::kAllToAll && call.count > 0 && call.send == call.recv;
+}
+
+// Bytes of this rank's input and output buffers, from their first byte to their last.
 size_t send_bytes(const Collective& call, int rank, int nranks);
 size_t recv_bytes(const Collective& call, int rank, int nranks);
+// Payload of a call, for the counters.
+size_t payload_bytes(const Collective& call, int rank);
 
 Status check(const Collective& call, int rank, int nranks);
 
@@ -46,8 +94,19 @@ Status all_gather(Context& context, const Collective& call);
 Status reduce_scatter(Context& context, const Collective& call);
 Status broadcast(Context& context, const Collective& call);
 Status barrier(Context& context, const Collective& call);
+Status reduce(Context& context, const Collective& call);
+Status gather(Context& context, const Collective& call);
+Status scatter(Context& context, const Collective& call);
+Status all_to_all(Context& context, const Collective& call);
 
 // What every rank shows of `call`.
 transport::Signature signature_of(const Context& context, const Collective& call);
+// What this rank of an all_to_all_v shows as its Packet::tally.
+uint64_t tally_of(const Collective& call, int rank);
+// Copies block `from` of a peer's shown input to `to` in this rank's memory.
+Status pull(Context& context, int peer, const transport::BufferRef& shown, Extent from, void* to);
+// Copies every peer's shown input to that peer's block of this rank's output. Each rank starts with
+// the rank after it, so that no two read the same memory at once.
+Status pull_blocks(Context& context, const Collective& call);
 
 }  // namespace zbccl::collectives

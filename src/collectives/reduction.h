@@ -1,8 +1,9 @@
-// What the reducing collectives share: summing a range of every rank's input into one or all
-// outputs.
+// What the reducing collectives share: summing a range of every rank's input.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <vector>
 
 #include "base/status.h"
 #include "collectives/collective.h"
@@ -10,17 +11,30 @@
 
 namespace zbccl::collectives {
 
-enum class Target { kOwnOutput, kAllOutputs };
+// An array of one element per rank that needs no allocation for the usual numbers of ranks.
+template <typename T>
+class PerRank {
+ public:
+  explicit PerRank(int nranks) {
+    if (static_cast<size_t>(nranks) > kInline) heap_.resize(static_cast<size_t>(nranks));
+  }
+  T* data() { return heap_.empty() ? inline_.data() : heap_.data(); }
+  T& operator[](int i) { return data()[i]; }
 
-// Reduces elements [range) of every rank's shown input, in rank order. kOwnOutput: to call.recv[0,
-// range.size()). kAllOutputs: to the same range of every rank's shown output. The team has entered
-// the operation.
-Status reduce_range(Context& context, const Collective& call, plan::Range range, Target target);
+ private:
+  static constexpr size_t kInline = 16;
+  std::array<T, kInline> inline_;
+  std::vector<T> heap_;
+};
 
-// One-shot: reduces elements [range) of every rank's outbox to call.recv[0, range.size()).
-void reduce_outboxes(Context& context, const Collective& call, plan::Range range);
+// Reduces elements [range) of every rank's shown input, in rank order, to each of `num_dst` places
+// that this process can store to. The team has entered the operation.
+Status reduce_range(Context& context, const Collective& call, plan::Range range, void* const* dst,
+                    size_t num_dst);
 
-// Leaves this rank's input in the outbox of the operation to be entered, counted as landing.
-void fill_outbox(Context& context, const void* data, size_t bytes);
+// The one-shot form of every reducing collective: this rank's input, of `bytes` bytes, goes to its
+// outbox and is counted as landing, all ranks meet, and elements [range) of all outboxes are
+// reduced to call.recv[0, range.size()); an empty range is for a rank that gets nothing.
+Status reduce_one_shot(Context& context, const Collective& call, size_t bytes, plan::Range range);
 
 }  // namespace zbccl::collectives

@@ -11,6 +11,8 @@
 #include "bootstrap/rendezvous.h"
 #include "comm/communicator.h"
 #include "comm/graveyard.h"
+#include "comm/roll_call.h"
+#include "comm/tuning_file.h"
 #include "memory/pool.h"
 #include "zbccl/version.h"
 
@@ -93,7 +95,16 @@ Hello make_hello(const memory::ProcessInfo& process, Wait wait) {
   hello.one_shot_override = static_cast<uint64_t>(env::get_integer("ZBCCL_ONE_SHOT_MAX"));
   hello.epoch_base = static_cast<uint32_t>(env::get_integer("ZBCCL_EPOCH_BASE"));
   hello.wait = wait;
+  hello.fits = read_fits();
   return hello;
+}
+
+// The waits in the store end some time before the deadline, which the questions after who is
+// missing may take: a store that stands still must not make it later. Half of what connect()
+// leaves, so that a rank that waits for another's process is heard with its complaint.
+Deadline shortly_before(Deadline deadline) {
+  const Milliseconds left = deadline.left();
+  return Deadline::after(left - std::min(left / 16, Milliseconds(250)));
 }
 
 }  // namespace
@@ -101,16 +112,32 @@ Hello make_hello(const memory::ProcessInfo& process, Wait wait) {
 // One rank's part in making a communicator, once everybody knows who everybody is.
 class Builder {
  public:
-  Builder(std::string name, int rank, std::vector<Hello> hellos, Options options, Deadline deadline)
+  // `store`: where the ranks meet, or null if they have a communicator for that.
+  Builder(bootstrap::Store* store, std::string name, int rank, std::vector<Hello> hellos,
+          Options options, Deadline deadline)
       : name_(std::move(name)),
         rank_(rank),
         nranks_(static_cast<int>(hellos.size())),
         options_(options),
         deadline_(deadline),
-        hellos_(std::move(hellos)) {
+        hellos_(std::move(hellos)),
+        roll_(store, name_, rank, hellos_) {
     spin_ = decide_spin(hellos_);
-    tuning_ = plan::default_tuning(nranks_, spin_, at(0).one_shot_override);
+    tuning_ = plan::tuning_for(nranks_, spin_, at(0).fits, at(0).one_shot_override);
   }
+  // A rank that shows its control block and then fails cannot know who has mapped it by then and
+  // will write there: the block (some kilobytes) is not used again. Peers only read the outbox.
+  ~Builder() {
+    if (!shown_ || block_.data == nullptr) return;
+    block_.data = nullptr;
+    for (int r = 0; r < static_cast<int>(peers_.size()); ++r) {
+      ControlBlock* theirs = peers_[static_cast<size_t>(r)].block;
+      if (r == rank_ || theirs == nullptr) continue;
+      theirs->left(rank_, nranks_).store(1, std::memory_order_release);
+    }
+  }
+  Builder(const Builder&) = delete;
+  Builder& operator=(const Builder&) = delete;
 
   // Connects to the peers' processes and makes this rank's control memory. Never fails by itself:
   // what went wrong is in the result, which the others are to see.
@@ -120,14 +147,27 @@ class Builder {
     prepared_ = connect();
     if (prepared_.ok()) prepared_ = allocate(&showing);
     showing.code = static_cast<int32_t>(prepared_.code());
+    showing.culprit = culprit_;
     showing.attachable = attachable_ ? 1 : 0;
+    shown_ = prepared_.ok();
     return showing;
+  }
+
+  // Shows the others what prepare() made, in the store, and gets what they show.
+  Result<std::vector<Showing>> show(const Showing& mine) {
+    if (prepared_.ok()) return roll_.show(mine, shortly_before(deadline_));
+    roll_.show_failure(mine);
+    return prepared_;
   }
 
   // Maps what the others have shown, by rank, and meets them.
   Result<std::unique_ptr<Communicator>> finish(const std::vector<Showing>& showings) {
     ZBCCL_RETURN_IF_ERROR(prepared_);
-    ZBCCL_RETURN_IF_ERROR(map(showings));
+    if (const Status all = roll_.check(showings); !all.ok()) {
+      shown_ = false;  // everybody sees that, and nobody goes on
+      return all;
+    }
+    if (const Status mapped = map(showings); !mapped.ok()) return roll_.explain(mapped);
     return assemble();
   }
 
@@ -142,15 +182,14 @@ class Builder {
     }
     attachable_ = true;
     peers_.resize(static_cast<size_t>(nranks_));
+    // One that does not answer is reported in time for the others to hear of it.
+    const Milliseconds reserve = std::min(deadline_.left() / 8, Milliseconds(500));
+    const Deadline connect_by = Deadline::after(deadline_.left() - reserve);
     for (int i = 0; i < nranks_; ++i) {
       const int r = (rank_ + i) % nranks_;  // not everybody knocks at the same door first
-      auto process = exchange_->peer(at(r).process, deadline_);
-      if (!process.ok()) {
-        return process.status().with_prefix(
-            format("cannot reach rank {} (process {}) on this machine; are both in one network "
-                   "namespace?",
-                   r, at(r).process.pid));
-      }
+      auto process = exchange_->peer(at(r).process, connect_by);
+      if (!process.ok()) return roll_.unreachable(r, process.status(), culprit_);
+      ZBCCL_RETURN_IF_ERROR(roll_.watch(r, *process));
       attachable_ = attachable_ && (*process)->attachable();
       peers_[static_cast<size_t>(r)].process = std::move(*process);
     }
@@ -177,21 +216,23 @@ class Builder {
   Status map(const std::vector<Showing>& showings) {
     for (int r = 0; r < nranks_; ++r) {
       const Showing& theirs = showings[static_cast<size_t>(r)];
-      if (theirs.code == 0) continue;
-      return error(static_cast<Code>(theirs.code), "rank {} could not connect to its peers", r);
-    }
-    for (int r = 0; r < nranks_; ++r) {
-      const Showing& theirs = showings[static_cast<size_t>(r)];
       attachable_ = attachable_ && theirs.attachable != 0;
       transport::Peer& peer = peers_[static_cast<size_t>(r)];
-      ZBCCL_ASSIGN_OR_RETURN(std::byte* const block_base,
-                             peer.process->segment(theirs.block.segment, deadline_));
-      ZBCCL_ASSIGN_OR_RETURN(std::byte* const outbox_base,
-                             peer.process->segment(theirs.outbox.segment, deadline_));
+      ZBCCL_ASSIGN_OR_RETURN(std::byte* const block_base, import(r, theirs.block.segment));
+      ZBCCL_ASSIGN_OR_RETURN(std::byte* const outbox_base, import(r, theirs.outbox.segment));
       peer.block = reinterpret_cast<ControlBlock*>(block_base + theirs.block.offset);
       peer.outbox = outbox_base + theirs.outbox.offset;
     }
     return {};
+  }
+
+  // The rank is named where its process does not answer.
+  Result<std::byte*> import(int r, uint32_t segment) {
+    auto base = peers_[static_cast<size_t>(r)].process->segment(segment, deadline_);
+    if (base.ok()) return base;
+    const Code code = base.status().code();
+    if (code != Code::kTimeout && code != Code::kNetwork) return base;
+    return roll_.unreachable(r, base.status(), culprit_);
   }
 
   Result<std::unique_ptr<Communicator>> assemble() {
@@ -242,13 +283,16 @@ class Builder {
   Deadline deadline_;
   std::shared_ptr<memory::Exchange> exchange_;
   std::vector<Hello> hellos_;
+  RollCall roll_;
   Status prepared_;
+  int culprit_ = -1;  // of what prepared_ says
   bool spin_ = true;
   plan::Tuning tuning_;
   bool attachable_ = false;
   std::vector<transport::Peer> peers_;
   PoolBlock block_;
   PoolBlock outbox_;
+  bool shown_ = false;
 };
 
 Result<std::unique_ptr<Communicator>> Communicator::create(bootstrap::Store& store,
@@ -264,16 +308,20 @@ Result<std::unique_ptr<Communicator>> Communicator::create(bootstrap::Store& sto
   const Options options = with_defaults(given);
   const Deadline deadline = Deadline::after(options.init_timeout);
   ZBCCL_ASSIGN_OR_RETURN(auto exchange, memory::Exchange::acquire());
-  const Hello hello = make_hello(exchange->info(), options.wait);
-  ZBCCL_ASSIGN_OR_RETURN(const auto met,
-                         bootstrap::join(store, name, rank, nranks, as_text(hello), deadline));
-  ZBCCL_ASSIGN_OR_RETURN(std::vector<Hello> hellos, parse_all<Hello>(met));
-  Builder builder(name, rank, std::move(hellos), options, deadline);
-  const Showing mine = builder.prepare(std::move(exchange));
-  ZBCCL_ASSIGN_OR_RETURN(const auto shown, bootstrap::all_gather(store, name + "/show", rank,
-                                                                 nranks, as_text(mine), deadline));
-  ZBCCL_ASSIGN_OR_RETURN(const std::vector<Showing> showings, parse_all<Showing>(shown));
-  return builder.finish(showings);
+  ZBCCL_RETURN_IF_ERROR(store.attend(name, rank, nranks, deadline));
+  auto made = [&]() -> Result<std::unique_ptr<Communicator>> {
+    const Hello hello = make_hello(exchange->info(), options.wait);
+    ZBCCL_ASSIGN_OR_RETURN(
+        const auto met,
+        bootstrap::join(store, name, rank, nranks, as_text(hello), shortly_before(deadline)));
+    ZBCCL_ASSIGN_OR_RETURN(std::vector<Hello> hellos, parse_all<Hello>(met));
+    Builder builder(&store, name, rank, std::move(hellos), options, deadline);
+    const Showing mine = builder.prepare(exchange);
+    ZBCCL_ASSIGN_OR_RETURN(const std::vector<Showing> showings, builder.show(mine));
+    return builder.finish(showings);
+  }();
+  store.leave(name, rank, made.status());
+  return made;
 }
 
 // Everything is exchanged between the parent's ranks, who know each other: no store is needed.
@@ -310,7 +358,7 @@ Result<std::unique_ptr<Communicator>> Communicator::split(int color, int key,
     hellos.back().wait = choices[static_cast<size_t>(r)].wait;
   }
   const auto place = std::find(members.begin(), members.end(), std::pair(key, rank()));
-  Builder builder(format("{}.{}.{}", name_, number, color),
+  Builder builder(nullptr, format("{}.{}.{}", name_, number, color),
                   static_cast<int>(place - members.begin()), std::move(hellos), options,
                   Deadline::after(options.init_timeout));
   const Showing shown = builder.prepare(exchange_);

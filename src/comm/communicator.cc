@@ -64,78 +64,102 @@ Status Communicator::check_process() const {
 
 void Communicator::account(const Status& status, uint64_t bytes) {
   if (status.ok()) {
-    operations_.fetch_add(1, std::memory_order_relaxed);
-    bytes_.fetch_add(bytes, std::memory_order_relaxed);
+    transfers_.fetch_add(1, std::memory_order_relaxed);
+    transfer_bytes_.fetch_add(bytes, std::memory_order_relaxed);
   } else {
-    failures_.fetch_add(1, std::memory_order_relaxed);
-    log::info(log::Subsys::kColl, "{} rank {}: {}", name_, rank(), status.to_string());
+    account_failure(status);
   }
+}
+
+void Communicator::account_failure(const Status& status) {
+  failures_.fetch_add(1, std::memory_order_relaxed);
+  log::info(log::Subsys::kColl, "{} rank {}: {}", name_, rank(), status.to_string());
 }
 
 Status Communicator::execute(const collectives::Collective& call) {
-  const std::lock_guard lock(run_mutex_);
-  collectives::Context context{*team_, tuning_};
-  const Status status = collectives::run(context, call);
-  if (status.ok()) {
-    last_algorithm_.store(context.algorithm, std::memory_order_relaxed);
-    observe::Traffic& traffic = observe::process_traffic();
-    (context.staged ? traffic.staged_calls : traffic.direct_calls)
-        .fetch_add(1, std::memory_order_relaxed);
+  if (running_.load(std::memory_order_relaxed)) {
+    return error(
+        Code::kInvalidUsage,
+        "two threads call operations of {} at once; a communicator is used by one thread at "
+        "a time",
+        name_);
   }
-  account(status, call.count * type_size(call.type));
+  running_.store(true, std::memory_order_relaxed);
+  collectives::Context context{*team_, tuning_};
+  Status status = collectives::run(context, call);
+  running_.store(false, std::memory_order_relaxed);
+  if (!status.ok()) [[unlikely]] {
+    account_failure(status);
+    return status;
+  }
+  last_algorithm_.store(context.algorithm, std::memory_order_relaxed);
+  observe::Traffic& traffic = observe::thread_traffic();
+  (context.staged ? traffic.staged_calls : traffic.direct_calls).add(1);
+  collectives_.add(1);
+  collective_bytes_.add(collectives::payload_bytes(call, rank()));
   return status;
 }
 
-Status Communicator::run(const collectives::Collective& call, std::shared_ptr<Work>* work) {
+Status Communicator::check(const collectives::Collective& call) const {
   ZBCCL_RETURN_IF_ERROR(check_process());
-  ZBCCL_RETURN_IF_ERROR(collectives::check(call, rank(), size()));
+  return collectives::check(call, rank(), size());
+}
+
+Status Communicator::check(const TransferCall& call) const {
+  collectives::Collective same;
+  same.operation = call.is_send ? Operation::kSend : Operation::kRecv;
+  same.send = call.data;
+  same.recv = call.data;
+  same.count = call.count;
+  same.type = call.type;
+  ZBCCL_RETURN_IF_ERROR(check(same));
+  if (call.peer >= 0 && call.peer < size()) return {};
+  return error(Code::kInvalidArgument, "{}: peer {} is not a rank; there are {}",
+               operation_name(same.operation), call.peer, size());
+}
+
+Status Communicator::run(const collectives::Collective& call, std::shared_ptr<Work>* work) {
+  ZBCCL_RETURN_IF_ERROR(check(call));
   const bool queued = collective_lane_ != nullptr && !collective_lane_->idle();
   if (work == nullptr && !queued) return execute(call);
   // A blocking call waits its turn behind the asynchronous ones.
   if (collective_lane_ == nullptr) collective_lane_ = std::make_unique<CollectiveLane>();
-  auto handle = std::make_shared<Work>();
+  std::shared_ptr<Work> own;
+  if (work == nullptr) work = &own;
+  if (*work == nullptr) *work = std::make_shared<Work>();
   auto leases = std::make_shared<std::array<memory::Lease, 2>>();
   (*leases)[0] = memory::Lease(call.send);
   (*leases)[1] = memory::Lease(call.recv);
-  collective_lane_->post([this, call, handle, leases]() mutable {
+  collective_lane_->post([this, call, handle = *work, leases]() mutable {
     const Status status = execute(call);
     leases.reset();
     handle->complete(status);
   });
   leases.reset();
-  if (work == nullptr) return handle->wait(Milliseconds(0));
-  *work = std::move(handle);
-  return {};
+  return own != nullptr ? own->wait(Milliseconds(0)) : Status();
 }
 
-Status Communicator::transfer(bool is_send, void* data, size_t count, DataType type, int peer,
-                              Milliseconds timeout, std::shared_ptr<Work>* work) {
-  const char* name = is_send ? "send" : "recv";
-  ZBCCL_RETURN_IF_ERROR(check_process());
-  collectives::Collective call;
-  call.operation = is_send ? Operation::kSend : Operation::kRecv;
-  call.send = data;
-  call.recv = data;
-  call.count = count;
-  call.type = type;
-  ZBCCL_RETURN_IF_ERROR(collectives::check(call, rank(), size()));
-  if (peer < 0 || peer >= size()) {
-    return error(Code::kInvalidArgument, "{}: peer {} is not a rank; there are {}", name, peer,
-                 size());
-  }
-  if (peer == rank() && work == nullptr && is_send) {
-    return error(Code::kInvalidUsage,
-                 "a blocking send to the own rank never ends; make one side asynchronous");
-  }
-  const uint64_t bytes = count * type_size(type);
+std::shared_ptr<transport::Transfer> Communicator::make_transfer(const TransferCall& call) const {
   auto item = std::make_shared<transport::Transfer>();
-  item->is_send = is_send;
-  item->data = data;
-  item->count = count;
-  item->type = type;
-  item->peer = peer;
-  item->timeout = timeout;
+  item->is_send = call.is_send;
+  item->data = call.data;
+  item->count = call.count;
+  item->type = call.type;
+  item->peer = call.peer;
+  item->timeout = call.timeout;
+  return item;
+}
+
+Status Communicator::transfer(const TransferCall& call, std::shared_ptr<Work>* work) {
+  ZBCCL_RETURN_IF_ERROR(check(call));
+  const uint64_t bytes = call.count * type_size(call.type);
+  auto item = make_transfer(call);
   if (work == nullptr) {
+    if (call.peer == rank() && call.is_send) {
+      return error(Code::kInvalidUsage,
+                   "a blocking send to the own rank never ends; make one side asynchronous, or put "
+                   "both in a group");
+    }
     channels_->post(item);
     const Status status = channels_->wait(item);
     account(status, bytes);
@@ -144,27 +168,33 @@ Status Communicator::transfer(bool is_send, void* data, size_t count, DataType t
   if (transfer_lane_ == nullptr) {
     transfer_lane_ = std::make_unique<TransferLane>(*team_, *channels_);
   }
-  auto handle = std::make_shared<Work>();
-  auto lease = std::make_shared<memory::Lease>(data);
-  item->on_done = [this, handle, lease, bytes](const Status& status) mutable {
+  if (*work == nullptr) *work = std::make_shared<Work>();
+  auto lease = std::make_shared<memory::Lease>(call.data);
+  item->on_done = [this, handle = *work, lease, bytes](const Status& status) mutable {
     lease.reset();
     account(status, bytes);
     handle->complete(status);
   };
   lease.reset();
   transfer_lane_->post(item);
-  *work = std::move(handle);
   return {};
 }
 
-Status Communicator::send(const void* data, size_t count, DataType type, int peer,
-                          Milliseconds timeout, std::shared_ptr<Work>* work) {
-  return transfer(true, const_cast<void*>(data), count, type, peer, timeout, work);
-}
-
-Status Communicator::recv(void* data, size_t count, DataType type, int peer, Milliseconds timeout,
-                          std::shared_ptr<Work>* work) {
-  return transfer(false, data, count, type, peer, timeout, work);
+Status Communicator::transfer_all(const std::vector<TransferCall>& calls) {
+  for (const TransferCall& call : calls) ZBCCL_RETURN_IF_ERROR(check(call));
+  std::vector<std::shared_ptr<transport::Transfer>> items;
+  items.reserve(calls.size());
+  for (const TransferCall& call : calls) {
+    items.push_back(make_transfer(call));
+    channels_->post(items.back());
+  }
+  Status first;
+  for (size_t i = 0; i < items.size(); ++i) {
+    Status status = channels_->wait(items[i]);
+    account(status, calls[i].count * type_size(calls[i].type));
+    if (first.ok()) first = std::move(status);
+  }
+  return first;
 }
 
 void Communicator::abort() {
@@ -180,11 +210,11 @@ Status Communicator::state() const { return team_->failed() ? team_->failure_sta
 
 Stats Communicator::stats() const {
   Stats stats;
-  stats.operations = operations_.load(std::memory_order_relaxed);
+  stats.operations = collectives_.get() + transfers_.load(std::memory_order_relaxed);
   stats.failures = failures_.load(std::memory_order_relaxed);
-  stats.bytes = bytes_.load(std::memory_order_relaxed);
-  stats.staged_bytes = team_->traffic().staged.load(std::memory_order_relaxed);
-  stats.landing_bytes = team_->traffic().landing.load(std::memory_order_relaxed);
+  stats.bytes = collective_bytes_.get() + transfer_bytes_.load(std::memory_order_relaxed);
+  stats.staged_bytes = team_->staged_bytes();
+  stats.landing_bytes = team_->landing_bytes();
   stats.metadata_bytes = metadata_bytes_;
   stats.wait_ns = team_->wait_nanoseconds();
   return stats;
@@ -207,12 +237,11 @@ Status Communicator::exchange(const void* mine, void* all, size_t bytes, Millise
   call.type = DataType::kU8;
   call.timeout = timeout;
   if (collective_lane_ != nullptr) collective_lane_->drain();
-  const std::lock_guard lock(run_mutex_);
   collectives::Context context{*team_, tuning_};
   const Status status = collectives::run(context, call);
   if (status.ok()) std::memcpy(all, gathered, bytes * nranks);
-  // After a failure a late peer may still read the block: it is small, and it stays.
-  if (!team_->failed()) (void)pool.free(block);
+  if (team_->failed()) team_->quarantine(block);
+  (void)pool.free(block);
   return status;
 }
 

@@ -6,7 +6,6 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -17,6 +16,7 @@
 #include "comm/hello.h"
 #include "comm/work.h"
 #include "memory/exchange.h"
+#include "observe/counters.h"
 #include "plan/plan.h"
 #include "transport/channels.h"
 #include "transport/team.h"
@@ -39,6 +39,16 @@ struct Stats {
   uint64_t wait_ns = 0;
 };
 
+// One send or receive.
+struct TransferCall {
+  bool is_send = false;
+  void* data = nullptr;  // only read if is_send
+  size_t count = 0;
+  DataType type = DataType::kF32;
+  int peer = 0;
+  Milliseconds timeout{0};  // 0: the communicator's
+};
+
 class Communicator {
  public:
   // Collective over `nranks` callers with the same store and name, each with another rank. The
@@ -56,12 +66,15 @@ class Communicator {
   // Collective. nullptr for a negative color.
   Result<std::unique_ptr<Communicator>> split(int color, int key, const Options& options);
 
-  // Blocks, unless `work` is given: then returns at once and *work is a handle.
+  // What a call must fulfil before any other rank hears of it; run() and transfer() begin with it.
+  Status check(const collectives::Collective& call) const;
+  Status check(const TransferCall& call) const;
+  // Blocks, unless `work` is given: then returns at once, and *work, which is made where it is
+  // null, completes when the call has.
   Status run(const collectives::Collective& call, std::shared_ptr<Work>* work);
-  Status send(const void* data, size_t count, DataType type, int peer, Milliseconds timeout,
-              std::shared_ptr<Work>* work);
-  Status recv(void* data, size_t count, DataType type, int peer, Milliseconds timeout,
-              std::shared_ptr<Work>* work);
+  Status transfer(const TransferCall& call, std::shared_ptr<Work>* work);
+  // Blocks; all sends and receives move at once. The first error.
+  Status transfer_all(const std::vector<TransferCall>& calls);
 
   void abort();
   Status state() const;
@@ -73,9 +86,9 @@ class Communicator {
  private:
   Communicator() = default;
   Status execute(const collectives::Collective& call);
-  Status transfer(bool is_send, void* data, size_t count, DataType type, int peer,
-                  Milliseconds timeout, std::shared_ptr<Work>* work);
-  void account(const Status& status, uint64_t bytes);
+  std::shared_ptr<transport::Transfer> make_transfer(const TransferCall& call) const;
+  void account(const Status& status, uint64_t bytes);  // a transfer; any thread
+  void account_failure(const Status& status);
 
   // Every rank brings `bytes` bytes and gets everyone's, by rank: an all_gather of the library's
   // own, which is not counted as an operation.
@@ -95,11 +108,15 @@ class Communicator {
   int splits_ = 0;
   uint64_t metadata_bytes_ = 0;
 
-  std::mutex run_mutex_;  // one collective at a time, whoever runs it
+  // One thread at a time runs collectives: the caller's, or the lane's, which the caller waits for
+  // until it is idle before it runs one itself. A second caller is found out, as a rule, by this.
+  std::atomic<bool> running_{false};
+  observe::Count collectives_;
+  observe::Count collective_bytes_;
   std::atomic<plan::Algorithm> last_algorithm_{plan::Algorithm::kNone};
-  std::atomic<uint64_t> operations_{0};
+  std::atomic<uint64_t> transfers_{0};
+  std::atomic<uint64_t> transfer_bytes_{0};
   std::atomic<uint64_t> failures_{0};
-  std::atomic<uint64_t> bytes_{0};
 
   friend class Builder;
 };

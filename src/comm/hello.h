@@ -2,12 +2,14 @@
 // compared before.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <type_traits>
 
 #include "base/cpu.h"
 #include "memory/pool.h"
 #include "memory/process_info.h"
+#include "plan/plan.h"
 
 namespace zbccl::comm {
 
@@ -22,12 +24,15 @@ struct Hello {
   uint64_t one_shot_override = 0;
   uint32_t epoch_base = 0;
   Wait wait = Wait::kAuto;
+  std::array<plan::Fit, plan::kMaxFits> fits;  // from this rank's tuning file; rank 0's count
 };
 
 // Second round: where everybody's control memory lies.
 struct Showing {
-  int32_t code = 0;  // what kept this rank from getting here
+  int32_t code = 0;      // what kept this rank from getting here
+  int32_t culprit = -1;  // the rank whose fault that was
   uint32_t attachable = 0;
+  uint32_t reserved = 0;
   memory::Location block;
   memory::Location outbox;
 };

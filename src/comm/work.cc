@@ -4,6 +4,15 @@
 
 namespace zbccl::comm {
 
+namespace {
+
+Status inherited_work() {
+  return error(Code::kInvalidUsage,
+               "the work was started before fork(); its result is the parent's to wait for");
+}
+
+}  // namespace
+
 void Work::complete(const Status& status) {
   // Notified under the lock: the owner may free the handle as soon as it sees that the work is
   // done.
@@ -14,6 +23,7 @@ void Work::complete(const Status& status) {
 }
 
 Status Work::wait(Milliseconds timeout) {
+  if (inherited()) return inherited_work();
   std::unique_lock lock(mutex_);
   if (timeout.count() <= 0) {
     changed_.wait(lock, [this] { return done_; });
@@ -24,11 +34,13 @@ Status Work::wait(Milliseconds timeout) {
 }
 
 bool Work::done() const {
+  if (inherited()) return true;
   const std::lock_guard lock(mutex_);
   return done_;
 }
 
 Status Work::status() const {
+  if (inherited()) return inherited_work();
   const std::lock_guard lock(mutex_);
   return status_;
 }

@@ -9,12 +9,14 @@
 #include <thread>
 
 #include "base/clock.h"
+#include "base/fork_guard.h"
 #include "base/status.h"
 #include "transport/channels.h"
 
 namespace zbccl::comm {
 
-// One asynchronous call. Any thread.
+// One asynchronous call. Any thread of the process that made it; in a forked child, where nobody
+// runs it, it is done at once with kInvalidUsage.
 class Work {
  public:
   void complete(const Status& status);
@@ -26,6 +28,10 @@ class Work {
   Status status() const;
 
  private:
+  // Nothing else is touched in a forked child: the mutex may be held for ever.
+  bool inherited() const { return generation_ != fork_generation(); }
+
+  uint32_t generation_ = fork_generation();
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   bool done_ = false;

@@ -19,6 +19,7 @@ namespace {
 // the nearest cache, and is whole cache lines.
 constexpr size_t kBlockBytes = 4096;
 constexpr size_t kLine = 64;
+constexpr size_t kSwapBytes = 512;  // what a swap keeps for a moment
 
 // Stores past the cache are weakly ordered: a flag that is set after them must not overtake them.
 void fence_streams() {
@@ -120,6 +121,18 @@ void copy(void* dst, const void* src, size_t bytes, bool stream_stores) {
   }
   target().stream_copy(dst, src, bytes);
   fence_streams();
+}
+
+void swap(void* a, void* b, size_t bytes) {
+  auto* first = static_cast<std::byte*>(a);
+  auto* second = static_cast<std::byte*>(b);
+  alignas(kLine) std::byte kept[kSwapBytes];
+  for (size_t at = 0; at < bytes; at += sizeof kept) {
+    const size_t n = std::min(sizeof kept, bytes - at);
+    std::memcpy(kept, first + at, n);
+    std::memcpy(first + at, second + at, n);
+    std::memcpy(second + at, kept, n);
+  }
 }
 
 const char* simd_name() { return target().name; }

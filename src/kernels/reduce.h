@@ -31,6 +31,9 @@ void reduce(const ReduceArgs& args);
 // memcpy; with `stream_stores` past the cache and fenced before return.
 void copy(void* dst, const void* src, size_t bytes, bool stream_stores);
 
+// Exchanges the contents of two ranges that do not overlap.
+void swap(void* a, void* b, size_t bytes);
+
 // The instruction set that reduce() uses here: "avx512", "avx2", "sse4", "neon" or "baseline".
 const char* simd_name();
 

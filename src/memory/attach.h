@@ -1,5 +1,6 @@
-// Cross-memory attach: copying straight between this process and another one's ordinary memory,
-// where the system allows it. Any thread.
+// Cross-memory attach: copying straight from another process's ordinary memory, where the system
+// allows it. There is no way to write: a store could come after that process has given up on this
+// one and uses the memory for something else. Any thread.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +12,6 @@ namespace zbccl::memory {
 
 // Copies `bytes` from `address` in process `pid` to `dst`. ESRCH is kRemoteFailed.
 Status attach_read(int pid, void* dst, uint64_t address, size_t bytes);
-// Copies `bytes` from `src` to `address` in process `pid`.
-Status attach_write(int pid, uint64_t address, const void* src, size_t bytes);
 
 // True if this process can read `expected` at `address` in process `pid`: the system allows it and
 // the pid is the right one.

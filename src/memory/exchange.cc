@@ -231,6 +231,7 @@ Status Exchange::answer_request(Client& client) {
   ZBCCL_RETURN_IF_ERROR(receive_message(client.socket.get(), as_buffer(request), nullptr,
                                         Deadline::after(Milliseconds(0))));
   ExchangeReply reply;
+  reply.segment = request.segment;
   int fd = -1;
   if (const auto handle = Pool::process().segment_handle(request.segment); handle.ok()) {
     reply.found = 1;

@@ -9,7 +9,7 @@
 namespace zbccl::memory {
 
 inline constexpr uint64_t kExchangeMagic = 0x7a6263636c6d656dULL;  // "zbcclmem"
-inline constexpr uint32_t kExchangeVersion = 1;
+inline constexpr uint32_t kExchangeVersion = 2;
 
 struct ExchangeHello {  // client: first message
   uint64_t magic = kExchangeMagic;
@@ -42,7 +42,7 @@ struct ExchangeRequest {  // client, any number of times
 
 struct ExchangeReply {  // service, with the segment's descriptor if found
   uint32_t found = 0;
-  uint32_t reserved = 0;
+  uint32_t segment = 0;  // as in the request: one whose asker gave up may be answered late
   uint64_t reserve = 0;
 };
 

@@ -4,7 +4,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <fstream>
+#include <string>
+#include <thread>
 
 #include "base/env.h"
 #include "base/log.h"
@@ -14,6 +18,14 @@
 
 namespace zbccl::memory {
 namespace {
+
+constexpr auto kLook = Milliseconds(20);  // between looks at whether a wait is still wanted
+
+Status check_wait(Deadline deadline, const PeerProcess::Cancelled& cancelled) {
+  if (cancelled && cancelled()) return error(Code::kAborted, "the wait for a segment was ended");
+  if (deadline.passed()) return error(Code::kTimeout, "a local process did not answer");
+  return {};
+}
 
 // Mutual proof; the service speaks first of what it knows, so that nothing is sent to an impostor
 // on the same name.
@@ -83,7 +95,30 @@ bool PeerProcess::dead() const {
   return poll(&item, 1, 0) > 0;
 }
 
-Result<std::byte*> PeerProcess::import_segment(uint32_t number, Deadline deadline) {
+// Until the service has something to read or has hung up.
+Status PeerProcess::await_reply(Deadline deadline, const Cancelled& cancelled) const {
+  for (;;) {
+    pollfd item = {connection_.get(), POLLIN, 0};
+    const auto slice = static_cast<int>(std::min(deadline.left(), kLook).count());
+    if (poll(&item, 1, slice) > 0) return {};
+    ZBCCL_RETURN_IF_ERROR(check_wait(deadline, cancelled));
+  }
+}
+
+bool PeerProcess::stopped() const {
+  if (self_) return false;
+  // pid (name) state ...; the name may hold anything.
+  std::ifstream file(format("/proc/{}/stat", pid_));
+  std::string line;
+  std::getline(file, line);
+  const size_t name_end = line.rfind(')');
+  if (name_end == std::string::npos || name_end + 2 >= line.size()) return false;
+  const char state = line[name_end + 2];
+  return state == 'T' || state == 't';
+}
+
+Result<std::byte*> PeerProcess::import_segment(uint32_t number, Deadline deadline,
+                                               const Cancelled& cancelled) {
   if (self_) {
     std::byte* base = Pool::process().segment_base(number);
     if (base == nullptr) return error(Code::kInternal, "own segment {} does not exist", number);
@@ -94,14 +129,23 @@ Result<std::byte*> PeerProcess::import_segment(uint32_t number, Deadline deadlin
     return error(Code::kInternal, "process {} names segment {}, the last possible is {}", pid_,
                  number, kMaxSegments - 1);
   }
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  while (!lock.owns_lock()) {  // another thread's import may wait for longer than this one may
+    ZBCCL_RETURN_IF_ERROR(check_wait(deadline, cancelled));
+    std::this_thread::sleep_for(Milliseconds(1));
+    (void)lock.try_lock();
+  }
   if (std::byte* base = bases_[number].load(std::memory_order_acquire)) return base;
   ExchangeRequest request;
   request.segment = number;
   ZBCCL_RETURN_IF_ERROR(send_message(connection_.get(), as_message(request)));
   ExchangeReply reply;
   UniqueFd fd;
-  ZBCCL_RETURN_IF_ERROR(receive_message(connection_.get(), as_buffer(reply), &fd, deadline));
+  do {  // answers to requests that were given up are dropped
+    ZBCCL_RETURN_IF_ERROR(await_reply(deadline, cancelled));
+    fd.reset();
+    ZBCCL_RETURN_IF_ERROR(receive_message(connection_.get(), as_buffer(reply), &fd, deadline));
+  } while (reply.segment != number);
   if (reply.found == 0 || !fd.valid()) {
     return error(Code::kRevoked, "process {} has no segment {}", pid_, number);
   }

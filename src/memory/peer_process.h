@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 
@@ -35,18 +36,27 @@ class PeerProcess {
   int life_fd() const { return has_pidfd() ? life_.get() : connection_.get(); }
   bool has_pidfd() const { return life_.valid(); }
   bool dead() const;
+  // Stopped by a signal or a debugger, as far as the system tells.
+  bool stopped() const;
 
-  // The peer's segment in this process's address space; imported on first use, then lock-free.
-  Result<std::byte*> segment(uint32_t number, Deadline deadline) {
+  // As segment(), but nullptr where it has not been imported yet.
+  std::byte* imported(uint32_t number) const {
+    return number < kMaxSegments ? bases_[number].load(std::memory_order_acquire) : nullptr;
+  }
+  // The peer's segment in this process's address space; imported on first use, then lock-free. The
+  // import ends with kTimeout at the deadline, and with kAborted soon after `cancelled` is true.
+  using Cancelled = std::function<bool()>;
+  Result<std::byte*> segment(uint32_t number, Deadline deadline, const Cancelled& cancelled = {}) {
     if (number < kMaxSegments) {
       if (std::byte* base = bases_[number].load(std::memory_order_acquire)) return base;
     }
-    return import_segment(number, deadline);
+    return import_segment(number, deadline, cancelled);
   }
 
  private:
   PeerProcess() = default;
-  Result<std::byte*> import_segment(uint32_t number, Deadline deadline);
+  Result<std::byte*> import_segment(uint32_t number, Deadline deadline, const Cancelled& cancelled);
+  Status await_reply(Deadline deadline, const Cancelled& cancelled) const;
 
   bool self_ = false;
   bool attachable_ = false;

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 
+#include "base/cpu.h"
 #include "base/env.h"
 #include "base/fork_guard.h"
 #include "base/log.h"
+#include "memory/numa.h"
 
 namespace zbccl::memory {
 namespace {
@@ -27,6 +29,16 @@ size_t default_reserve() {
   const size_t total =
       sysinfo(&info) == 0 ? static_cast<size_t>(info.totalram) * info.mem_unit : size_t{1} << 30;
   return std::clamp(total, size_t{64} << 20, size_t{64} << 30);
+}
+
+// Without this a page lies where the rank runs that touches it first, which for an output is often
+// a peer.
+void place(const Segment& segment) {
+  if (!env::get_bool("ZBCCL_NUMA")) return;
+  const int node = home_node(usable_cpus());
+  if (node < 0) return;
+  const Status placed = prefer_node(segment.base(), segment.reserved(), node);
+  if (!placed.ok()) log::info(log::Subsys::kMem, "{}", placed.message());
 }
 
 }  // namespace
@@ -63,6 +75,7 @@ Status Pool::add_segment(size_t at_least) {
   auto segment = Segment::create(reserve);
   if (!segment.ok() && reserve > at_least) segment = Segment::create(round_up(at_least, kPage));
   if (!segment.ok()) return segment.status();
+  place(**segment);
   ranges_[index] = {reinterpret_cast<uintptr_t>((*segment)->base()), (*segment)->reserved()};
   log::trace(log::Subsys::kMem, "segment {} reserves {} bytes", index, (*segment)->reserved());
   segments_.push_back(std::move(*segment));

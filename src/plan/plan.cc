@@ -15,17 +15,36 @@ const char* algorithm_name(Algorithm algorithm) {
   return "unknown";
 }
 
-Tuning default_tuning(int nranks, bool spin, uint64_t one_shot_override) {
-  constexpr uint64_t kLargestOutbox = 4 << 20;
+namespace {
+
+constexpr uint64_t kLargestOutbox = 4 << 20;
+
+// One-shot reads nranks times the input but meets once. A meeting costs a fifth of a microsecond
+// between ranks that spin, and a few where cores are shared and more ranks must get their turn;
+// from some number of ranks on, reading everything everywhere is what costs.
+Tuning usual_tuning(int nranks, bool spin) {
+  constexpr int kFewRanks = 8;
   Tuning tuning;
-  // One-shot reads nranks times the input but meets once; a meeting costs a fraction of a
-  // microsecond between spinning ranks and tens of them between sleeping ones.
-  const uint64_t budget = spin ? (256 << 10) : (1 << 20);
-  tuning.one_shot_max = std::clamp(budget / static_cast<uint64_t>(std::max(nranks, 1)),
-                                   uint64_t{4} << 10, uint64_t{128} << 10);
-  if (one_shot_override > 0) tuning.one_shot_max = std::min(one_shot_override, kLargestOutbox);
+  tuning.one_shot_max = spin ? 1 << 10 : nranks <= kFewRanks ? 16 << 10 : 8 << 10;
+  tuning.stream_min = 16 << 20;
+  return tuning;
+}
+
+}  // namespace
+
+Tuning tuning_for(int nranks, bool spin, std::span<const Fit> fits, uint64_t one_shot_override) {
+  Tuning tuning = usual_tuning(nranks, spin);
+  uint32_t nearest = 0;
+  for (const Fit& fit : fits) {
+    if (fit.ranks <= nearest || fit.ranks > static_cast<uint32_t>(nranks)) continue;
+    if ((fit.sleeps == 0) != spin) continue;
+    nearest = fit.ranks;
+    tuning.one_shot_max = fit.one_shot_max;
+    tuning.stream_min = fit.stream_min;
+  }
+  if (one_shot_override > 0) tuning.one_shot_max = one_shot_override;
+  tuning.one_shot_max = std::min(tuning.one_shot_max, kLargestOutbox);
   tuning.outbox_bytes = std::max(tuning.one_shot_max, uint64_t{128});
-  tuning.stream_min = 8 << 20;
   return tuning;
 }
 
@@ -33,11 +52,18 @@ Algorithm choose(Operation operation, uint64_t bytes, int nranks, const Tuning& 
   const bool small = bytes <= tuning.one_shot_max;
   switch (operation) {
     case Operation::kAllReduce:
+    case Operation::kReduce:
       return small || nranks == 1 ? Algorithm::kOneShot : Algorithm::kTwoShot;
     case Operation::kReduceScatter:
+    case Operation::kReduceScatterV:
       return small || nranks == 1 ? Algorithm::kOneShot : Algorithm::kDirect;
     case Operation::kAllGather:
     case Operation::kBroadcast:
+    case Operation::kGather:
+    case Operation::kScatter:
+    case Operation::kAllToAll:
+    case Operation::kAllGatherV:
+    case Operation::kAllToAllV:
     case Operation::kSend:
     case Operation::kRecv: return Algorithm::kDirect;
     case Operation::kInit:
@@ -48,9 +74,14 @@ Algorithm choose(Operation operation, uint64_t bytes, int nranks, const Tuning& 
 }
 
 Range chunk_of(size_t count, size_t element_size, int rank, int nranks) {
-  const size_t line = std::max<size_t>(128 / element_size, 1);
+  const size_t line = 128 / element_size;  // elements; a power of two
   const auto n = static_cast<size_t>(nranks);
-  const size_t share = (count / n + (count % n != 0 ? 1 : 0) + line - 1) / line * line;
+  const size_t lines = (count + line - 1) / line;
+  // A division of 32 bits costs a third of one of 64.
+  const size_t share = lines < uint64_t{1} << 31
+                           ? (static_cast<uint32_t>(lines) + static_cast<uint32_t>(n) - 1) /
+                                 static_cast<uint32_t>(n) * line
+                           : (lines + n - 1) / n * line;
   const size_t begin = std::min(count, share * static_cast<size_t>(rank));
   return {begin, std::min(count, begin + share)};
 }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/types.h"
 
@@ -23,12 +24,23 @@ const char* algorithm_name(Algorithm algorithm);
 struct Tuning {
   uint64_t one_shot_max = 0;  // bytes of input up to which kOneShot is taken
   uint64_t outbox_bytes = 0;  // of one half; >= one_shot_max
-  uint64_t stream_min = 0;    // bytes of output from which stores go past the cache
+  uint64_t stream_min = 0;  // bytes from which a copy goes past the cache; a reduction: twice that
 };
 
-// Good values for `nranks` ranks of one machine that spin or sleep. `one_shot_override` > 0
-// replaces the threshold.
-Tuning default_tuning(int nranks, bool spin, uint64_t one_shot_override);
+// What calibration found for communicators of `ranks` ranks and more, up to the next entry. Plain
+// bytes, which rank 0 sends to the others.
+struct Fit {
+  uint32_t ranks = 0;   // 0: no entry
+  uint32_t sleeps = 0;  // for ranks that share cores (1) or have one each (0)
+  uint64_t one_shot_max = 0;
+  uint64_t stream_min = 0;
+};
+inline constexpr size_t kMaxFits = 16;
+
+// Values for `nranks` ranks of one machine that spin or sleep: the entry of the nearest number of
+// ranks not above, or, without one, what is good on most machines. `one_shot_override` > 0 replaces
+// that threshold.
+Tuning tuning_for(int nranks, bool spin, std::span<const Fit> fits, uint64_t one_shot_override);
 
 // `bytes`: of a rank's input (all_reduce, reduce_scatter) or contribution (the others).
 Algorithm choose(Operation operation, uint64_t bytes, int nranks, const Tuning& tuning);

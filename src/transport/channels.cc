@@ -1,5 +1,7 @@
 #include "transport/channels.h"
 
+#include <sched.h>
+
 #include <algorithm>
 
 namespace zbccl::transport {
@@ -66,16 +68,17 @@ bool Channels::step(Transfer& transfer, Lane& lane) {
   }
   Failure failure;
   failure.code = gone ? Code::kRemoteFailed : Code::kTimeout;
-  failure.culprit = transfer.peer;
+  failure.culprit = gone ? transfer.peer : team_.cause_of(transfer.peer);
   failure.epoch = team_.sequence();
   team_.fail(failure);
   transfer.status =
       gone ? team_.failure_status()
-           : error(Code::kTimeout, "rank {} waited {} ms for rank {} to {} {} x {} (message {})",
-                   team_.rank(),
+           : error(Code::kTimeout,
+                   "rank {} waited {} ms for rank {} to {} {} x {} (message {}); {}", team_.rank(),
                    (transfer.timeout.count() > 0 ? transfer.timeout : team_.timeout()).count(),
                    transfer.peer, transfer.is_send ? "receive" : "send", transfer.count,
-                   type_name(transfer.type), (transfer.is_send ? lane.sent : lane.received) + 1);
+                   type_name(transfer.type), (transfer.is_send ? lane.sent : lane.received + 1),
+                   team_.whereabouts(transfer.peer));
   return true;
 }
 
@@ -83,13 +86,12 @@ bool Channels::step_send(Transfer& transfer, Lane& lane) {
   ControlBlock& mine = team_.own();
   if (!transfer.offered) {
     if (team_.failed()) return false;
-    auto buffer =
-        LocalBuffer::input(team_, transfer.data, transfer.count * type_size(transfer.type));
-    if (!buffer.ok()) {
-      transfer.status = team_.give_up(buffer.status());
+    const size_t bytes = transfer.count * type_size(transfer.type);
+    if (const Status opened = transfer.buffer.open_input(team_, transfer.data, bytes);
+        !opened.ok()) {
+      transfer.status = team_.give_up(opened);
       return true;
     }
-    transfer.buffer = std::move(buffer).value();
     transfer.epoch = ++lane.sent;
     transfer.offered = true;
     Offer& offer = mine.offer(transfer.peer);
@@ -135,23 +137,37 @@ bool Channels::step_receive(Transfer& transfer, Lane& lane) {
 Status Channels::receive(Transfer& transfer, const Offer& offer) {
   const size_t bytes = transfer.count * type_size(transfer.type);
   if (bytes == 0) return {};
-  ZBCCL_ASSIGN_OR_RETURN(const RemoteBuffer source,
-                         RemoteBuffer::resolve(team_, transfer.peer, offer.buffer));
-  return source.read(0, transfer.data, bytes);
+  RemoteBuffer source;
+  ZBCCL_RETURN_IF_ERROR(
+      source.resolve(team_, transfer.peer, offer.buffer, transfer.deadline.left()));
+  ZBCCL_RETURN_IF_ERROR(source.read(0, transfer.data, bytes));
+  return team_.confirm();
 }
 
 Status Channels::wait(const std::shared_ptr<Transfer>& transfer) {
-  constexpr int kSpins = 2000;  // some tens of microseconds before the first sleep
+  // As in Team::wait_slow: a peer on its way is yielded for, a late one is slept for.
+  constexpr int kSpins = 20;
+  constexpr auto kYieldFor = std::chrono::microseconds(500);
+  Clock::time_point start;
+  bool blocked = false;
   for (int spins = 0;; ++spins) {
     const uint32_t seen = team_.doorbell_rings();
     progress();
     {
       const std::lock_guard lock(mutex_);
-      if (transfer->done) return transfer->status;
+      if (transfer->done) {
+        if (blocked && transfer->status.ok()) team_.set_blocked_on(-1);
+        return transfer->status;
+      }
     }
+    if (spins == 0) start = Clock::now();
     if (team_.spins() && spins < kSpins) {
       spin_pause();
+    } else if (Clock::now() - start < kYieldFor) {
+      sched_yield();
     } else {
+      blocked = true;
+      team_.set_blocked_on(transfer->peer);
       team_.sleep_on_doorbell(seen, std::min(transfer->deadline.left(), Milliseconds(50)));
     }
   }

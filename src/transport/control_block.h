@@ -35,7 +35,8 @@ struct Signature {
   uint8_t red_op = 0;
   uint8_t algorithm = 0;
   int32_t root = 0;
-  uint64_t count = 0;
+  uint64_t count = 0;   // of the forms with per-rank sizes: their sum where all ranks give the same
+  uint64_t layout = 0;  // the same for equal per-rank sizes, where all ranks give the same
   bool operator==(const Signature&) const = default;
 };
 
@@ -45,12 +46,24 @@ struct alignas(kLine) Packet {
   Signature signature;
   BufferRef input;
   BufferRef output;
+  // all_to_all_v: what this rank sends less what it expects, each size hashed with its two ranks.
+  // Over all ranks it adds up to zero if every pair agrees.
+  alignas(64) uint64_t tally;
 };
 static_assert(sizeof(Packet) == kLine);
+static_assert(offsetof(Packet, tally) == 64, "all that every operation reads is one cache line");
+
+// One peer's block in the buffers of an operation with per-rank sizes.
+struct BlockRow {
+  uint64_t send_count = 0;   // elements
+  uint64_t send_offset = 0;  // bytes from the input's beginning
+  uint64_t recv_count = 0;   // elements
+};
 
 // The end of a phase within an operation.
 struct alignas(kLine) PhaseFlag {
   std::atomic<uint32_t> phase;
+  std::atomic<int32_t> blocked_on;  // the rank, plus 1, whose memory or message this rank waits for
 };
 
 // Why this rank's communicator cannot go on; 0 while it can. Written once, by whoever notices
@@ -90,8 +103,8 @@ struct alignas(kLine) Answer {
   uint32_t type;
 };
 
-// Followed in memory by Offer[nranks], Answer[nranks], and a byte per rank that says "I have left"
-// (written by that peer).
+// Followed in memory by Offer[nranks], Answer[nranks], BlockRow[2][nranks] (by parity, as the
+// packets), and a byte per rank that says "I have left" (written by that peer).
 struct ControlBlock {
   AbortWord abort;
   Packet packets[2];
@@ -100,16 +113,21 @@ struct ControlBlock {
   Doorbell doorbell;
 
   static size_t bytes(int nranks) {
-    return sizeof(ControlBlock) + static_cast<size_t>(nranks) * (sizeof(Offer) + sizeof(Answer) +
-                                                                 sizeof(std::atomic<uint8_t>));
+    return sizeof(ControlBlock) +
+           static_cast<size_t>(nranks) * (sizeof(Offer) + sizeof(Answer) + 2 * sizeof(BlockRow) +
+                                          sizeof(std::atomic<uint8_t>));
   }
   Offer& offer(int to) { return reinterpret_cast<Offer*>(this + 1)[to]; }
   Answer& answer(int from, int nranks) {
     return reinterpret_cast<Answer*>(reinterpret_cast<Offer*>(this + 1) + nranks)[from];
   }
+  BlockRow* rows(uint32_t epoch, int nranks) {
+    return reinterpret_cast<BlockRow*>(&answer(0, nranks) + nranks) +
+           static_cast<size_t>(epoch & 1U) * static_cast<size_t>(nranks);
+  }
   std::atomic<uint8_t>& left(int rank, int nranks) {
-    auto* answers = reinterpret_cast<Answer*>(reinterpret_cast<Offer*>(this + 1) + nranks);
-    return reinterpret_cast<std::atomic<uint8_t>*>(answers + nranks)[rank];
+    return reinterpret_cast<std::atomic<uint8_t>*>(rows(0, nranks) +
+                                                   size_t{2} * static_cast<size_t>(nranks))[rank];
   }
 };
 

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,8 @@ class Team {
   bool spins() const { return options_.spin; }
   const std::string& name() const { return options_.name; }
   Milliseconds timeout() const { return options_.timeout; }
+  // Of the operation that runs, for the thread that runs it.
+  Milliseconds call_timeout() const { return call_timeout_; }
 
   // Every rank can reach every other's ordinary memory; agreed by all at init.
   bool attachable() const { return attachable_; }
@@ -58,9 +61,15 @@ class Team {
 
   // Shows what this rank calls and where its buffers are, waits for every rank, and compares. A
   // mismatch is kInvalidUsage on every rank, naming who called what; the team stays usable.
-  // `timeout` zero: the team's.
+  // `timeout` zero: the team's. `tally`: see Packet.
   Status enter(const Signature& signature, const BufferRef& input, const BufferRef& output,
-               Milliseconds timeout);
+               Milliseconds timeout, uint64_t tally = 0);
+  // This rank's rows for the operation to be entered next, one for each peer.
+  BlockRow* next_rows() const { return own().rows(epoch() + 1, size()); }
+  // What `rank` wrote about `peer` for the current operation.
+  const BlockRow& row(int rank, int peer) const {
+    return peers_[static_cast<size_t>(rank)].block->rows(epoch(), size())[peer];
+  }
   // The half of the outbox that the operation to be entered next may fill.
   std::byte* next_outbox() const {
     return own_outbox_ + ((epoch() + 1) & 1U) * options_.outbox_bytes;
@@ -75,7 +84,7 @@ class Team {
   }
   // Says that this rank has finished the current phase.
   void signal();
-  // Waits until every rank has.
+  // Waits until every rank has. An error too if the team has failed by then: see confirm().
   Status wait();
   Status sync() {
     signal();
@@ -90,7 +99,26 @@ class Team {
   // returns `status`, or, where it is a peer's death that went wrong, the error that names the
   // peer.
   Status give_up(const Status& status);
+  // For memory of `rank` that could not be mapped because of `status`: a rank that does not answer
+  // in time is the one that failed.
+  Status unreachable(int rank, const Status& status);
+  // Tells the peers that this rank itself waits for `rank` (-1: no longer), for memory or a
+  // message, so that they do not blame it.
+  void set_blocked_on(int rank) {
+    own().phase.blocked_on.store(rank + 1, std::memory_order_relaxed);
+  }
   bool failed() const { return own().abort.word.load(std::memory_order_relaxed) != 0; }
+  // After the last read of a peer's memory, before its result is called good: a rank that others
+  // have given up on may have read what their memory was used for afterwards. They fail the team
+  // before their calls return, so that whoever has read something newer sees the failure here.
+  Status confirm() const {
+    std::atomic_thread_fence(std::memory_order_acquire);
+    return failed() ? failure_status() : Status();
+  }
+  // Which operation `rank` has entered last and whom it waits for, for messages.
+  std::string whereabouts(int rank) const;
+  // Whom to blame when `rank` does not come.
+  int cause_of(int rank) const;
   Failure failure() const {
     return Failure::unpack(own().abort.word.load(std::memory_order_acquire));
   }
@@ -101,7 +129,10 @@ class Team {
   bool has_left(int rank) const;
   // Keeps the pool block at `address` from being reused while a late peer may still write to it:
   // until every peer has left or died.
-  void quarantine(const void* address) { quarantine_.emplace_back(address); }
+  void quarantine(const void* address) {
+    const std::lock_guard lock(quarantine_mutex_);
+    quarantine_.emplace_back(address);
+  }
   std::vector<memory::Lease> take_quarantine() { return std::move(quarantine_); }
 
   // --- doorbells, for point-to-point traffic ---
@@ -119,7 +150,18 @@ class Team {
     return scratch_.data();
   }
   uint64_t wait_nanoseconds() const { return wait_ns_.load(std::memory_order_relaxed); }
-  observe::Traffic& traffic() { return traffic_; }
+  // By whoever runs operations.
+  void count_landing(uint64_t bytes) {
+    landing_.add(bytes);
+    observe::thread_traffic().landing.add(bytes);
+  }
+  // By any thread.
+  void count_staged(uint64_t bytes) {
+    staged_.fetch_add(bytes, std::memory_order_relaxed);
+    observe::thread_traffic().staged.add(bytes);
+  }
+  uint64_t landing_bytes() const { return landing_.get(); }
+  uint64_t staged_bytes() const { return staged_.load(std::memory_order_relaxed); }
 
  private:
   enum class Event { kEnter, kPhase };
@@ -130,7 +172,11 @@ class Team {
   Status wait_slow(Event event, Milliseconds timeout);
   void arrive();
   Status compare(const Signature& mine) const;
+  Status disagreement() const;
+  std::string describe_call(int rank) const;
+  Status tally_error() const;
   Status time_out(Event event, Milliseconds timeout);
+  int blocked_on(int rank) const;  // -1: nobody
   void wake_everyone();
 
   TeamOptions options_;
@@ -142,13 +188,15 @@ class Team {
   uint32_t signals_ = 0;  // enters and phases, for the arrival counters
   Milliseconds call_timeout_{0};
   std::atomic<uint64_t> wait_ns_{0};
-  observe::Traffic traffic_;
+  observe::Count landing_;
+  std::atomic<uint64_t> staged_{0};
   std::vector<std::byte> scratch_;
+  std::mutex quarantine_mutex_;
   std::vector<memory::Lease> quarantine_;
 };
 
-// One step of waiting without a futex: pauses, then yields, then naps, so that a late peer does not
-// cost a core for long.
+// One step of waiting without a futex: yields, then naps, so that a late peer does not cost a core
+// for long.
 void back_off(Clock::duration waited);
 
 }  // namespace zbccl::transport

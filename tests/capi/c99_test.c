@@ -88,6 +88,52 @@ static void test_collectives(zbcclComm_t comm, int rank) {
   CHECK_OK(zbcclMemFree(registered));
 }
 
+static void test_rooted(zbcclComm_t comm, int rank) {
+  const int32_t mine = rank + 1;
+  int32_t sum = -1;
+  int32_t all[kRanks] = {-1, -1};
+  int32_t part = -1;
+  CHECK_OK(zbcclReduce(&mine, &sum, 1, zbcclInt32, zbcclSum, 1, comm, NULL));
+  CHECK(sum == (rank == 1 ? 3 : -1));
+  CHECK_OK(zbcclGather(&mine, rank == 0 ? all : NULL, 1, zbcclInt32, 0, comm, NULL));
+  CHECK(rank == 1 || (all[0] == 1 && all[1] == 2));
+  CHECK_OK(zbcclScatter(rank == 0 ? all : NULL, &part, 1, zbcclInt32, 0, comm, NULL));
+  CHECK(part == mine);
+}
+
+static void test_per_rank_sizes(zbcclComm_t comm, int rank) {
+  const size_t counts[kRanks] = {1, 2};
+  const size_t offsets[kRanks] = {2, 0};
+  const size_t received[kRanks] = {counts[rank], counts[rank]};
+  const int32_t in[3] = {10 * rank, 10 * rank + 1, 10 * rank + 2};
+  int32_t out[4] = {-1, -1, -1, -1};
+  CHECK_OK(zbcclAllToAll(in, out, 1, zbcclInt32, comm, NULL));
+  CHECK(out[0] == rank && out[1] == 10 + rank && out[2] == -1);
+  CHECK_OK(zbcclAllGatherV(in, out, counts, offsets, zbcclInt32, comm, NULL));
+  CHECK(out[0] == 10 && out[1] == 11 && out[2] == 0 && out[3] == -1);
+  CHECK_OK(zbcclReduceScatterV(in, out, counts, zbcclInt32, zbcclMax, comm, NULL));
+  CHECK(out[0] == (rank == 0 ? 10 : 11) && out[1] == (rank == 0 ? 11 : 12));
+  CHECK_OK(zbcclAllToAllV(in, counts, NULL, out, received, NULL, zbcclInt32, comm, NULL));
+  CHECK(out[0] == rank && out[received[0]] == 10 + rank);
+}
+
+static void test_groups(zbcclComm_t comm, int rank) {
+  const int32_t mine = rank;
+  int32_t theirs = -1;
+  int32_t sum = 1;
+  CHECK_OK(zbcclGroupStart());
+  CHECK_OK(zbcclSend(&mine, 1, zbcclInt32, 1 - rank, comm, NULL));
+  CHECK_OK(zbcclRecv(&theirs, 1, zbcclInt32, 1 - rank, comm, NULL));
+  CHECK_OK(zbcclAllReduce(&sum, &sum, 1, zbcclInt32, zbcclSum, comm, NULL));
+  CHECK(theirs == -1 && sum == 1);
+  CHECK_OK(zbcclGroupEnd());
+  CHECK(theirs == 1 - rank && sum == kRanks);
+  CHECK_OK(zbcclGroupStart());
+  CHECK_OK(zbcclBarrier(comm, NULL));
+  CHECK_OK(zbcclGroupCancel());
+  CHECK_RESULT(zbcclInvalidUsage, zbcclGroupEnd());
+}
+
 static void test_asynchronous(zbcclComm_t comm, int rank) {
   zbcclWork_t sent = NULL;
   zbcclWork_t received = NULL;
@@ -130,6 +176,9 @@ static void test_communicator(zbcclComm_t comm, int rank) {
   CHECK_OK(zbcclCommCount(comm, &value));
   CHECK(value == kRanks);
   test_collectives(comm, rank);
+  test_rooted(comm, rank);
+  test_per_rank_sizes(comm, rank);
+  test_groups(comm, rank);
   test_asynchronous(comm, rank);
   test_errors(comm, rank);
   CHECK_OK(zbcclCommSplit(comm, 0, kRanks - rank, &part, NULL));

@@ -169,6 +169,10 @@ TEST_F(CommandTest, TheApiExamplesRun) {
     const Outcome sum = run(over_ranks(ranks, EXAMPLE_ALL_REDUCE));
     EXPECT_EQ(sum.code, 0) << sum.output;
     EXPECT_TRUE(contains(sum.output, "0 wrong")) << sum.output;
+    const Outcome tokens = run(over_ranks(ranks, EXAMPLE_EXCHANGE_TOKENS));
+    EXPECT_EQ(tokens.code, 0) << tokens.output;
+    EXPECT_TRUE(contains(tokens.output, "0 wrong")) << tokens.output;
+    EXPECT_TRUE(contains(tokens.output, "staged bytes 0")) << tokens.output;
     const Outcome hello = run(over_ranks(ranks, EXAMPLE_HELLO));
     EXPECT_EQ(hello.code, 0) << hello.output;
     EXPECT_TRUE(contains(hello.output, "hello from rank 0 of " + std::to_string(ranks)))

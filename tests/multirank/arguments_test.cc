@@ -41,6 +41,16 @@ TEST(Arguments, NullCommunicator) {
     expect_error(invalid, zbcclAllGather(&x, &x, 1, zbcclFloat32, nullptr, nullptr));
     expect_error(invalid, zbcclReduceScatter(&x, &x, 1, zbcclFloat32, zbcclSum, nullptr, nullptr));
     expect_error(invalid, zbcclBroadcast(&x, &x, 1, zbcclFloat32, 0, nullptr, nullptr));
+    const size_t one = 1;
+    const auto f32 = zbcclFloat32;
+    expect_error(invalid, zbcclReduce(&x, &x, 1, f32, zbcclSum, 0, nullptr, nullptr));
+    expect_error(invalid, zbcclGather(&x, &x, 1, f32, 0, nullptr, nullptr));
+    expect_error(invalid, zbcclScatter(&x, &x, 1, f32, 0, nullptr, nullptr));
+    expect_error(invalid, zbcclAllToAll(&x, &x, 1, f32, nullptr, nullptr));
+    expect_error(invalid, zbcclAllGatherV(&x, &x, &one, nullptr, f32, nullptr, nullptr));
+    expect_error(invalid, zbcclReduceScatterV(&x, &x, &one, f32, zbcclSum, nullptr, nullptr));
+    expect_error(invalid,
+                 zbcclAllToAllV(&x, &one, nullptr, &x, &one, nullptr, f32, nullptr, nullptr));
     expect_error(invalid, zbcclBarrier(nullptr, nullptr));
     expect_error(invalid, zbcclSend(&x, 1, zbcclFloat32, 0, nullptr, nullptr));
     expect_error(invalid, zbcclRecv(&x, 1, zbcclFloat32, 0, nullptr, nullptr));
@@ -101,6 +111,24 @@ TEST(Arguments, NullBuffers) {
     expect_error(invalid, zbcclReduceScatter(in, nullptr, 4, f32, zbcclSum, c, nullptr));
     expect_error(invalid, zbcclBroadcast(nullptr, out, 4, f32, comm.rank(), c, nullptr));
     expect_error(invalid, zbcclBroadcast(in, nullptr, 4, f32, 0, c, nullptr));
+    const int me = comm.rank();
+    expect_error(invalid, zbcclReduce(nullptr, out, 4, f32, zbcclSum, 0, c, nullptr), {"input"});
+    expect_error(invalid, zbcclReduce(in, nullptr, 4, f32, zbcclSum, me, c, nullptr), {"output"});
+    expect_error(invalid, zbcclGather(nullptr, out, 4, f32, 0, c, nullptr), {"input"});
+    expect_error(invalid, zbcclGather(in, nullptr, 4, f32, me, c, nullptr), {"output"});
+    expect_error(invalid, zbcclScatter(nullptr, out, 4, f32, me, c, nullptr), {"input"});
+    expect_error(invalid, zbcclScatter(in, nullptr, 4, f32, 0, c, nullptr), {"output"});
+    expect_error(invalid, zbcclAllToAll(nullptr, out, 4, f32, c, nullptr), {"input"});
+    expect_error(invalid, zbcclAllToAll(in, nullptr, 4, f32, c, nullptr), {"output"});
+    const size_t counts[] = {2, 3};
+    expect_error(invalid, zbcclAllGatherV(nullptr, out, counts, nullptr, f32, c, nullptr));
+    expect_error(invalid, zbcclAllGatherV(in, nullptr, counts, nullptr, f32, c, nullptr));
+    expect_error(invalid, zbcclReduceScatterV(nullptr, out, counts, f32, zbcclSum, c, nullptr));
+    expect_error(invalid, zbcclReduceScatterV(in, nullptr, counts, f32, zbcclSum, c, nullptr));
+    expect_error(invalid,
+                 zbcclAllToAllV(nullptr, counts, nullptr, out, counts, nullptr, f32, c, nullptr));
+    expect_error(invalid,
+                 zbcclAllToAllV(in, counts, nullptr, nullptr, counts, nullptr, f32, c, nullptr));
     expect_error(invalid, zbcclSend(nullptr, 4, f32, 1 - comm.rank(), c, nullptr));
     expect_error(invalid, zbcclRecv(nullptr, 4, f32, 1 - comm.rank(), c, nullptr));
     // Nothing is read or written when there are no elements.
@@ -108,6 +136,18 @@ TEST(Arguments, NullBuffers) {
     EXPECT_EQ(zbcclSuccess, zbcclAllGather(nullptr, nullptr, 0, f32, c, nullptr));
     EXPECT_EQ(zbcclSuccess, zbcclReduceScatter(nullptr, nullptr, 0, f32, zbcclSum, c, nullptr));
     EXPECT_EQ(zbcclSuccess, zbcclBroadcast(nullptr, nullptr, 0, f32, 0, c, nullptr));
+    EXPECT_EQ(zbcclSuccess, zbcclReduce(nullptr, nullptr, 0, f32, zbcclSum, 1, c, nullptr));
+    EXPECT_EQ(zbcclSuccess, zbcclGather(nullptr, nullptr, 0, f32, 1, c, nullptr));
+    EXPECT_EQ(zbcclSuccess, zbcclScatter(nullptr, nullptr, 0, f32, 1, c, nullptr));
+    EXPECT_EQ(zbcclSuccess, zbcclAllToAll(nullptr, nullptr, 0, f32, c, nullptr));
+    const size_t none[] = {0, 0};
+    const size_t places[] = {7, 9};
+    for (const size_t* offsets : {static_cast<const size_t*>(nullptr), places}) {
+      EXPECT_EQ(zbcclSuccess, zbcclAllGatherV(nullptr, nullptr, none, offsets, f32, c, nullptr));
+      EXPECT_EQ(zbcclSuccess,
+                zbcclAllToAllV(nullptr, none, offsets, nullptr, none, offsets, f32, c, nullptr));
+    }
+    EXPECT_EQ(zbcclSuccess, zbcclReduceScatterV(nullptr, nullptr, none, f32, zbcclSum, c, nullptr));
   });
 }
 
@@ -120,12 +160,24 @@ TEST(Arguments, UnknownTypesAndOperators) {
       expect_error(invalid, zbcclAllGather(in, out, 1, type, c, nullptr));
       expect_error(invalid, zbcclReduceScatter(in, out, 1, type, zbcclSum, c, nullptr));
       expect_error(invalid, zbcclBroadcast(in, out, 1, type, 0, c, nullptr));
+      const size_t ones[] = {1, 1};
+      expect_error(invalid, zbcclReduce(in, out, 1, type, zbcclSum, 0, c, nullptr));
+      expect_error(invalid, zbcclGather(in, out, 1, type, 0, c, nullptr));
+      expect_error(invalid, zbcclScatter(in, out, 1, type, 0, c, nullptr));
+      expect_error(invalid, zbcclAllToAll(in, out, 1, type, c, nullptr));
+      expect_error(invalid, zbcclAllGatherV(in, out, ones, nullptr, type, c, nullptr));
+      expect_error(invalid, zbcclReduceScatterV(in, out, ones, type, zbcclSum, c, nullptr));
+      expect_error(invalid,
+                   zbcclAllToAllV(in, ones, nullptr, out, ones, nullptr, type, c, nullptr));
       expect_error(invalid, zbcclSend(in, 1, type, 1 - comm.rank(), c, nullptr));
       expect_error(invalid, zbcclRecv(out, 1, type, 1 - comm.rank(), c, nullptr));
     }
     for (zbcclRedOp_t op : {kBadOp, zbcclNumOps}) {
       expect_error(invalid, zbcclAllReduce(in, out, 1, zbcclFloat32, op, c, nullptr), {"op"});
       expect_error(invalid, zbcclReduceScatter(in, out, 1, zbcclFloat32, op, c, nullptr));
+      expect_error(invalid, zbcclReduce(in, out, 1, zbcclFloat32, op, 0, c, nullptr));
+      const size_t ones[] = {1, 1};
+      expect_error(invalid, zbcclReduceScatterV(in, out, ones, zbcclFloat32, op, c, nullptr));
     }
     EXPECT_EQ(0u, zbcclTypeSize(kBadType));
     EXPECT_STREQ("unknown", zbcclTypeName(kBadType));
@@ -141,6 +193,10 @@ TEST(Arguments, RootsAndPeers) {
     for (int bad : {-1, 3, INT_MAX, INT_MIN}) {
       const std::string word = std::to_string(bad);
       expect_error(invalid, zbcclBroadcast(in, out, 1, zbcclFloat32, bad, c, nullptr), {word});
+      expect_error(invalid, zbcclReduce(in, out, 1, zbcclFloat32, zbcclSum, bad, c, nullptr),
+                   {word, "root"});
+      expect_error(invalid, zbcclGather(in, out, 1, zbcclFloat32, bad, c, nullptr), {word});
+      expect_error(invalid, zbcclScatter(in, out, 1, zbcclFloat32, bad, c, nullptr), {word});
       expect_error(invalid, zbcclSend(in, 1, zbcclFloat32, bad, c, nullptr), {word});
       expect_error(invalid, zbcclRecv(out, 1, zbcclFloat32, bad, c, nullptr), {word});
     }
@@ -157,6 +213,25 @@ TEST(Arguments, CountsThatOverflow) {
       expect_error(invalid, zbcclAllGather(in, out, count, f32, c, nullptr));
       expect_error(invalid, zbcclReduceScatter(in, out, count, f32, zbcclSum, c, nullptr));
       expect_error(invalid, zbcclBroadcast(in, out, count, f32, 0, c, nullptr));
+      expect_error(invalid, zbcclReduce(in, out, count, f32, zbcclSum, 0, c, nullptr));
+      expect_error(invalid, zbcclGather(in, out, count, f32, 0, c, nullptr));
+      expect_error(invalid, zbcclScatter(in, out, count, f32, 0, c, nullptr));
+      expect_error(invalid, zbcclAllToAll(in, out, count, f32, c, nullptr));
+      for (int bad = 0; bad < 3; ++bad) {
+        size_t counts[] = {1, 1, 1};
+        const size_t ones[] = {1, 1, 1};
+        counts[bad] = count;
+        expect_error(invalid, zbcclAllGatherV(in, out, counts, nullptr, f32, c, nullptr),
+                     {"all_gather_v", "memory"});
+        expect_error(invalid, zbcclAllGatherV(in, out, ones, counts, f32, c, nullptr), {"memory"});
+        expect_error(invalid, zbcclReduceScatterV(in, out, counts, f32, zbcclSum, c, nullptr));
+        expect_error(invalid,
+                     zbcclAllToAllV(in, counts, nullptr, out, ones, nullptr, f32, c, nullptr));
+        expect_error(invalid,
+                     zbcclAllToAllV(in, ones, nullptr, out, counts, nullptr, f32, c, nullptr));
+        expect_error(invalid,
+                     zbcclAllToAllV(in, ones, counts, out, ones, nullptr, f32, c, nullptr));
+      }
       expect_error(invalid, zbcclSend(in, count, f32, (comm.rank() + 1) % 3, c, nullptr));
       expect_error(invalid, zbcclRecv(out, count, f32, (comm.rank() + 1) % 3, c, nullptr));
     }
@@ -183,9 +258,60 @@ TEST(Arguments, OverlappingBuffers) {
     if (comm.rank() == 0) {
       expect_error(invalid, zbcclBroadcast(out, out + 2, 4, f32, 0, c, nullptr), {"overlap"});
     }
+    const int me = comm.rank();
+    const size_t counts[] = {3, 5};
+    const size_t ends[] = {0, 3, 8};
+    expect_error(invalid, zbcclReduce(out, out + 2, 4, f32, zbcclSum, me, c, nullptr), {"overlap"});
+    expect_error(invalid, zbcclGather(out + 4 * wrong, out, 4, f32, me, c, nullptr), {"overlap"});
+    expect_error(invalid, zbcclScatter(out, out + 4 * wrong, 4, f32, me, c, nullptr), {"overlap"});
+    expect_error(invalid, zbcclAllToAll(out, out + 4, 4, f32, c, nullptr), {"overlap"});
+    expect_error(invalid, zbcclAllGatherV(out + ends[wrong], out, counts, nullptr, f32, c, nullptr),
+                 {"overlap"});
+    expect_error(invalid,
+                 zbcclReduceScatterV(out, out + ends[me] + 1, counts, f32, zbcclSum, c, nullptr),
+                 {"overlap"});
+    // All to all with sizes has no position in place.
+    expect_error(invalid,
+                 zbcclAllToAllV(out, counts, nullptr, out, counts, nullptr, f32, c, nullptr),
+                 {"overlap"});
     // Side by side is fine.
     EXPECT_EQ(zbcclSuccess, zbcclAllReduce(out, out + 4, 4, f32, zbcclSum, c, nullptr));
     static_cast<void>(in);
+  });
+}
+
+TEST(Arguments, PerRankSizes) {
+  with_comm(3, [](Communicator& comm, float* in, float* out) {
+    zbcclComm_t c = comm.get();
+    const auto invalid = zbcclInvalidArgument;
+    const auto f32 = zbcclFloat32;
+    const size_t counts[] = {2, 0, 2};
+    expect_error(invalid, zbcclAllGatherV(in, out, nullptr, nullptr, f32, c, nullptr), {"counts"});
+    expect_error(invalid, zbcclReduceScatterV(in, out, nullptr, f32, zbcclSum, c, nullptr),
+                 {"counts"});
+    expect_error(invalid,
+                 zbcclAllToAllV(in, nullptr, nullptr, out, counts, nullptr, f32, c, nullptr),
+                 {"counts"});
+    expect_error(invalid,
+                 zbcclAllToAllV(in, counts, nullptr, out, nullptr, nullptr, f32, c, nullptr),
+                 {"counts"});
+    // Blocks of an output do not overlap; those of an input may.
+    const size_t crossing[] = {5, 0, 4};
+    expect_error(invalid, zbcclAllGatherV(in, out, counts, crossing, f32, c, nullptr),
+                 {"ranks 2 and 0 overlap"});
+    expect_error(invalid,
+                 zbcclAllToAllV(in, counts, nullptr, out, counts, crossing, f32, c, nullptr),
+                 {"overlap"});
+    const size_t ones[] = {1, 1, 1};
+    const size_t same[] = {3, 3, 3};
+    in[3] = static_cast<float>(comm.rank());
+    EXPECT_EQ(zbcclSuccess, zbcclAllToAllV(in, ones, same, out, ones, nullptr, f32, c, nullptr));
+    for (int r = 0; r < 3; ++r) EXPECT_EQ(static_cast<float>(r), out[r]);
+    // An empty block lies nowhere.
+    const size_t inside[] = {4, 5, 6};
+    const size_t own = comm.rank() == 1 ? 0 : 1;
+    EXPECT_EQ(zbcclSuccess,
+              zbcclAllGatherV(own == 0 ? nullptr : in, out, counts, inside, f32, c, nullptr));
   });
 }
 

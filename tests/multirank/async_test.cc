@@ -117,6 +117,38 @@ TEST_P(Async, HundredsOutstandingOfEveryKind) {
   });
 }
 
+// Sizes and places are read before a call returns: their arrays need not outlive it.
+TEST_P(Async, PerRankSizesAreReadAtOnce) {
+  run_job({.ranks = 3, .mode = GetParam()}, [](Rank& rank) {
+    Communicator comm = connect(rank);
+    const auto me = static_cast<size_t>(rank.rank());
+    std::vector<int32_t> mine(9, rank.rank());
+    std::vector<int32_t> gathered(9, -1);
+    std::vector<int32_t> exchanged(9, -1);
+    int32_t sums[3] = {-1, -1, -1};
+    std::vector<Work> works;
+    if (me == 0) rank.meet();  // the others' calls wait for this rank
+    {
+      std::vector<size_t> counts = {1, 2, 3};
+      std::vector<size_t> offsets = {6, 3, 0};
+      std::vector<size_t> sent(3, me + 1);
+      works.push_back(
+          comm.all_gather_v_async(mine.data(), gathered.data(), counts, offsets, zbcclInt32));
+      works.push_back(comm.reduce_scatter_v_async(mine.data(), sums, counts, zbcclInt32, zbcclSum));
+      works.push_back(comm.all_to_all_v_async(mine.data(), sent, Sizes(), exchanged.data(), counts,
+                                              offsets, zbcclInt32));
+      for (auto* array : {&counts, &offsets, &sent}) array->assign(3, 12345);
+    }
+    if (me != 0) rank.meet();
+    for (Work& work : works) work.wait();
+    const std::vector<int32_t> want = {2, 2, 2, 1, 1, -1, 0, -1, -1};
+    EXPECT_EQ(want, gathered);
+    for (size_t i = 0; i < 3; ++i) EXPECT_EQ(i <= me ? 3 : -1, sums[i]);
+    EXPECT_EQ(want, exchanged);
+    comm.destroy();
+  });
+}
+
 TEST_P(Async, BlockingCallsComeAfterTheOnesStarted) {
   run_job({.ranks = 3, .mode = GetParam()}, [](Rank& rank) {
     Communicator comm = connect(rank);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <optional>
 
+#include "multirank/case_shape.h"
 #include "multirank/collective_case.h"
 #include "support/connect.h"
 #include "support/reference.h"
@@ -24,11 +25,12 @@ struct CaseRunner::Buffers {
   std::optional<Guarded> out;  // none in place
   std::byte* send = nullptr;
   std::byte* recv = nullptr;
-  size_t recv_bytes = 0;
+
+  const Guarded& written() const { return out ? *out : in; }
 };
 
-CaseRunner::Buffers CaseRunner::prepare(const Case& test, uint64_t case_seed) const {
-  const auto ranks = static_cast<size_t>(comm_.size());
+CaseRunner::Buffers CaseRunner::prepare(const Case& test, const CaseShape& shape,
+                                        uint64_t case_seed) const {
   const auto me = static_cast<size_t>(comm_.rank());
   const size_t size = element_size(test.type);
   const bool is_registered =
@@ -38,113 +40,130 @@ CaseRunner::Buffers CaseRunner::prepare(const Case& test, uint64_t case_seed) co
     return is_registered ? registered(elements * size, offset)
                          : Guarded::plain(elements * size, offset);
   };
-  const size_t in_count = test.count * (test.operation == Operation::kReduceScatter ? ranks : 1);
-  const size_t out_count = test.count * (test.operation == Operation::kAllGather ? ranks : 1);
-  const size_t chunk = me * test.count * size;  // where this rank's part of the larger side begins
-
-  Buffers buffers{block(test.in_place ? std::max(in_count, out_count) : in_count), {}};
-  buffers.recv_bytes = out_count * size;
-  buffers.send = buffers.in.data();
+  const size_t in_count = shape.in_count;
   if (test.in_place) {
-    buffers.recv = buffers.in.data();
-    if (test.operation == Operation::kAllGather) buffers.send += chunk;
-    if (test.operation == Operation::kReduceScatter) buffers.recv += chunk;
-  } else {
-    buffers.out.emplace(block(out_count));
-    buffers.recv = buffers.out->data();
-  }
-  const bool reads_input = test.operation != Operation::kBroadcast || comm_.rank() == test.root;
-  if (reads_input) {
+    Buffers buffers{
+        block(std::max(shape.in_place_send + in_count, shape.in_place_recv + shape.out_count)), {}};
+    buffers.send = buffers.in.data() + shape.in_place_send * size;
+    buffers.recv = buffers.in.data() + shape.in_place_recv * size;
     fill(buffers.send, in_count, test.type, test.fill, input_seed(case_seed, comm_.rank()));
-  } else if (!test.in_place) {
-    buffers.send = nullptr;  // only the root's is read
+    return buffers;
   }
+  Buffers buffers{block(in_count), block(shape.out_count)};
+  // Null where the operation says that this rank's is not used.
+  const bool is_root = comm_.rank() == test.root;
+  const bool reads =
+      is_root || (test.operation != Operation::kBroadcast && test.operation != Operation::kScatter);
+  const bool writes =
+      is_root || (test.operation != Operation::kReduce && test.operation != Operation::kGather);
+  buffers.send = reads ? buffers.in.data() : nullptr;
+  buffers.recv = writes ? buffers.out->data() : nullptr;
+  fill(buffers.send, in_count, test.type, test.fill, input_seed(case_seed, comm_.rank()));
   return buffers;
 }
 
-void CaseRunner::call(const Case& test, const Buffers& b) {
-  const int next = (comm_.rank() + 1) % comm_.size();
-  const int previous = (comm_.rank() + comm_.size() - 1) % comm_.size();
-  Work work;
+zbcclResult_t CaseRunner::start(const Case& test, const CaseShape& shape, const Buffers& b,
+                                const zbcclCall_t* call) {
+  const auto places = [](const std::vector<size_t>& offsets) {
+    return offsets.empty() ? nullptr : offsets.data();
+  };
+  zbcclComm_t comm = comm_.get();
   switch (test.operation) {
     case Operation::kAllReduce:
-      if (!test.async) return comm_.all_reduce(b.send, b.recv, test.count, test.type, test.op);
-      work = comm_.all_reduce_async(b.send, b.recv, test.count, test.type, test.op);
-      break;
+      return zbcclAllReduce(b.send, b.recv, test.count, test.type, test.op, comm, call);
     case Operation::kReduceScatter:
-      if (!test.async) return comm_.reduce_scatter(b.send, b.recv, test.count, test.type, test.op);
-      work = comm_.reduce_scatter_async(b.send, b.recv, test.count, test.type, test.op);
-      break;
+      return zbcclReduceScatter(b.send, b.recv, test.count, test.type, test.op, comm, call);
+    case Operation::kReduceScatterV:
+      return zbcclReduceScatterV(b.send, b.recv, shape.send_counts.data(), test.type, test.op, comm,
+                                 call);
+    case Operation::kReduce:
+      return zbcclReduce(b.send, b.recv, test.count, test.type, test.op, test.root, comm, call);
     case Operation::kAllGather:
-      if (!test.async) return comm_.all_gather(b.send, b.recv, test.count, test.type);
-      work = comm_.all_gather_async(b.send, b.recv, test.count, test.type);
-      break;
+      return zbcclAllGather(b.send, b.recv, test.count, test.type, comm, call);
+    case Operation::kAllGatherV:
+      return zbcclAllGatherV(b.send, b.recv, shape.recv_counts.data(), places(shape.recv_offsets),
+                             test.type, comm, call);
     case Operation::kBroadcast:
-      if (!test.async) return comm_.broadcast(b.send, b.recv, test.count, test.type, test.root);
-      work = comm_.broadcast_async(b.send, b.recv, test.count, test.type, test.root);
-      break;
+      return zbcclBroadcast(b.send, b.recv, test.count, test.type, test.root, comm, call);
+    case Operation::kGather:
+      return zbcclGather(b.send, b.recv, test.count, test.type, test.root, comm, call);
+    case Operation::kScatter:
+      return zbcclScatter(b.send, b.recv, test.count, test.type, test.root, comm, call);
+    case Operation::kAllToAll:
+      return zbcclAllToAll(b.send, b.recv, test.count, test.type, comm, call);
+    case Operation::kAllToAllV:
+      return zbcclAllToAllV(b.send, shape.send_counts.data(), places(shape.send_offsets), b.recv,
+                            shape.recv_counts.data(), places(shape.recv_offsets), test.type, comm,
+                            call);
     case Operation::kSendRecv:
-      // Around the ring; one direction must be asynchronous, or every rank waits for its neighbour.
-      work = comm_.send_async(b.send, test.count, test.type, next);
-      comm_.recv(b.recv, test.count, test.type, previous);
-      break;
+      return zbcclSend(b.send, test.count, test.type, (comm_.rank() + 1) % comm_.size(), comm,
+                       call);
+  }
+  return zbcclInternalError;
+}
+
+void CaseRunner::call(const Case& test, const CaseShape& shape, const Buffers& b) {
+  // Around the ring one direction must be asynchronous, or every rank waits for its neighbour.
+  const bool ring = test.operation == Operation::kSendRecv;
+  if (!test.async && !ring) return check(start(test, shape, b, nullptr));
+  zbcclWork_t handle = nullptr;
+  zbcclCall_t how = ZBCCL_CALL_INITIALIZER;
+  how.work = &handle;
+  check(start(test, shape, b, &how));
+  Work work(handle);
+  if (ring) {
+    comm_.recv(b.recv, test.count, test.type, (comm_.rank() + comm_.size() - 1) % comm_.size());
   }
   work.wait();
 }
 
-std::vector<std::byte> CaseRunner::expected(const Case& test, uint64_t case_seed) const {
-  const auto ranks = static_cast<size_t>(comm_.size());
-  const auto me = static_cast<size_t>(comm_.rank());
-  const size_t bytes = test.count * element_size(test.type);
-  const auto input = [&](size_t rank, size_t first) {
-    std::vector<std::byte> data(bytes);
-    fill(data.data(), test.count, test.type, test.fill,
-         input_seed(case_seed, static_cast<int>(rank)), first);
-    return data;
-  };
-  switch (test.operation) {
-    case Operation::kAllReduce:
-    case Operation::kReduceScatter: {
-      const size_t first = test.operation == Operation::kReduceScatter ? me * test.count : 0;
-      std::vector<std::vector<std::byte>> inputs;
-      std::vector<const void*> pointers;
-      for (size_t r = 0; r < ranks; ++r) inputs.push_back(input(r, first));
-      for (const auto& one : inputs) pointers.push_back(one.data());
-      std::vector<std::byte> out(bytes);
-      reference_reduce(pointers, out.data(), test.count, test.type, test.op);
-      return out;
+void CaseRunner::apply(const Case& test, const CaseShape& shape, uint64_t case_seed,
+                       std::byte* output) const {
+  const size_t size = element_size(test.type);
+  for (const Piece& piece : shape.pieces) {
+    std::byte* const to = output + piece.to * size;
+    const auto input = [&](int rank, void* at) {
+      fill(at, piece.count, test.type, test.fill, input_seed(case_seed, rank), piece.from);
+    };
+    if (piece.source != Piece::kEveryRank) {
+      input(piece.source, to);
+      continue;
     }
-    case Operation::kAllGather: {
-      std::vector<std::byte> out;
-      for (size_t r = 0; r < ranks; ++r) {
-        const auto part = input(r, 0);
-        out.insert(out.end(), part.begin(), part.end());
-      }
-      return out;
+    std::vector<std::vector<std::byte>> inputs(static_cast<size_t>(comm_.size()));
+    std::vector<const void*> pointers;
+    for (int r = 0; r < comm_.size(); ++r) {
+      auto& one = inputs[static_cast<size_t>(r)];
+      one.resize(piece.count * size);
+      input(r, one.data());
+      pointers.push_back(one.data());
     }
-    case Operation::kBroadcast: return input(static_cast<size_t>(test.root), 0);
-    case Operation::kSendRecv: return input((me + ranks - 1) % ranks, 0);
+    reference_reduce(pointers, to, piece.count, test.type, test.op);
   }
-  return {};
 }
 
 uint64_t CaseRunner::run(const Case& test) {
   const uint64_t case_seed = seed_of(seed_, index_++);
   rank_.note(test.name());
-  const Buffers buffers = prepare(test, case_seed);
-  std::vector<std::byte> input_before(buffers.in.data(), buffers.in.data() + buffers.in.size());
+  const CaseShape shape = shape_of(test, comm_.rank(), comm_.size(), case_seed);
+  const Buffers buffers = prepare(test, shape, case_seed);
+  const auto copy_of = [](const Guarded& block) {
+    return std::vector<std::byte>(block.data(), block.data() + block.size());
+  };
+  const std::vector<std::byte> input_before = copy_of(buffers.in);
+  std::vector<std::byte> want = copy_of(buffers.written());
   const zbcclCommStats_t before = comm_.stats();
-  call(test, buffers);
+  call(test, shape, buffers);
 
-  const std::vector<std::byte> result(buffers.recv, buffers.recv + buffers.recv_bytes);
+  const std::vector<std::byte> result = copy_of(buffers.written());
   const bool input_kept =
       test.in_place || std::equal(input_before.begin(), input_before.end(), buffers.in.data());
   // What the caller may do at once: no rank may still read or write these.
-  if (buffers.recv_bytes != 0) std::memset(buffers.recv, 0x5A, buffers.recv_bytes);
+  std::fill_n(buffers.written().data(), result.size(), std::byte{0x5A});
   std::fill_n(buffers.in.data(), buffers.in.size(), std::byte{0x3C});
 
   if (!input_kept) fail(test, "the input was changed");
-  const auto want = expected(test, case_seed);
+  const size_t place = test.in_place ? shape.in_place_recv * element_size(test.type) : 0;
+  apply(test, shape, case_seed, want.data() + place);
   const size_t elements = want.size() / element_size(test.type);
   const Difference difference = compare(result.data(), want.data(), elements, test.type);
   if (difference.count != 0) {
@@ -159,7 +178,8 @@ uint64_t CaseRunner::run(const Case& test) {
     }
   }
   check_accounting(test, before);
-  const uint64_t hash = hash_bytes(result.data(), result.size());
+  const std::byte* const output = result.data() + place;
+  const uint64_t hash = hash_bytes(output, shape.out_count * element_size(test.type));
   hash_ = seed_of(hash_, hash);
   return hash;
 }

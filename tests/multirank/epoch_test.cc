@@ -23,15 +23,8 @@ TEST_P(EpochWrap, EveryOperationGoesOn) {
         Communicator comm = connect(rank);
         CaseRunner runner(rank, comm, 10);
         for (int round = 0; round < 12; ++round) {
-          for (Operation operation :
-               {Operation::kAllReduce, Operation::kReduceScatter, Operation::kAllGather,
-                Operation::kBroadcast, Operation::kSendRecv}) {
-            runner.run({.operation = operation,
-                        .count = 1000,
-                        .memory = round % 2 == 0 ? Memory::kRegistered : Memory::kPlain,
-                        .async = round % 3 == 0,
-                        .root = round % 3});
-          }
+          const Memory memory = round % 2 == 0 ? Memory::kRegistered : Memory::kPlain;
+          runner.run_all(every_operation(memory, 1000, rank.size()));
           comm.barrier();
         }
         Communicator part = comm.split(rank.rank() % 2, 0);

@@ -95,6 +95,108 @@ const std::vector<Mismatch>& mismatches() {
                     : zbcclBroadcast(in, out, 10, zbcclFloat32, 0, comm, call);
        },
        {"reduce_scatter", "broadcast"}},
+      {"ReduceRoot",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         return zbcclReduce(in, out, kCount, zbcclFloat32, zbcclSum, odd ? 3 : 1, comm, call);
+       },
+       {"reduce", "root 3", "root 1"}},
+      {"ReduceOp",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         return zbcclReduce(in, out, kCount, zbcclFloat32, odd ? zbcclMin : zbcclProd, 0, comm,
+                            call);
+       },
+       {"min", "prod"}},
+      {"GatherCount",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         return zbcclGather(in, out, odd ? 17 : 18, zbcclFloat32, 2, comm, call);
+       },
+       {"gather", "17", "18"}},
+      {"ScatterRoot",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         return zbcclScatter(in, out, 18, zbcclFloat32, odd ? 2 : 0, comm, call);
+       },
+       {"scatter", "root 2", "root 0"}},
+      {"ScatterType",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         return zbcclScatter(in, out, 18, odd ? zbcclInt16 : zbcclFloat16, 3, comm, call);
+       },
+       {"i16", "f16"}},
+      {"AllToAllCount",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         return zbcclAllToAll(in, out, odd ? 17 : 18, zbcclFloat32, comm, call);
+       },
+       {"all_to_all", "17", "18"}},
+      {"AllToAllInPlaceOnOneRank",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         return zbcclAllToAll(odd ? out : in, out, 18, zbcclFloat32, comm, call);
+       },
+       {"in place"}},
+      {"AllGatherVSizes",  // that add up to the same
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         const size_t counts[] = {10, 20, odd ? size_t{31} : 30, odd ? size_t{39} : 40};
+         return zbcclAllGatherV(in, out, counts, nullptr, zbcclFloat32, comm, call);
+       },
+       {"all_gather_v", "10 20 30 40", "10 20 31 39"}},
+      {"AllGatherVOrder",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         const size_t counts[] = {odd ? size_t{20} : 10, odd ? size_t{10} : 20, 0, 0};
+         return zbcclAllGatherV(in, out, counts, nullptr, zbcclFloat32, comm, call);
+       },
+       {"10 20 0 0", "20 10 0 0"}},
+      {"ReduceScatterVSizes",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         const size_t counts[] = {10, 20, 30, odd ? size_t{41} : 40};
+         return zbcclReduceScatterV(in, out, counts, zbcclFloat32, zbcclSum, comm, call);
+       },
+       {"reduce_scatter_v", "40", "41"}},
+      {"ReduceScatterVOp",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         const size_t counts[] = {10, 20, 30, 40};
+         return zbcclReduceScatterV(in, out, counts, zbcclFloat32, odd ? zbcclAvg : zbcclSum, comm,
+                                    call);
+       },
+       {"avg", "sum"}},
+      {"AllToAllVPair",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         const size_t sent[] = {5, odd ? size_t{6} : 5, 5, 5};
+         const size_t received[] = {5, 5, 5, 5};
+         return zbcclAllToAllV(in, sent, nullptr, out, received, nullptr, zbcclFloat32, comm, call);
+       },
+       {"all_to_all_v", "rank 2 sends 6 to rank 1, which expects 5"}},
+      {"AllToAllVReceiver",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         const size_t sent[] = {5, 5, 5, 5};
+         const size_t received[] = {5, 5, 5, odd ? size_t{0} : 5};
+         return zbcclAllToAllV(in, sent, nullptr, out, received, nullptr, zbcclFloat32, comm, call);
+       },
+       {"rank 3 sends 5 to rank 2, which expects 0"}},
+      {"AllToAllVSwappedSizes",  // of one rank: they add up to the same on both sides
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         const size_t sent[] = {odd ? size_t{7} : 5, odd ? size_t{3} : 5, 5, 5};
+         const size_t received[] = {5, 5, 5, 5};
+         return zbcclAllToAllV(in, sent, nullptr, out, received, nullptr, zbcclFloat32, comm, call);
+       },
+       {"rank 2 sends 7 to rank 0", "rank 2 sends 3 to rank 1"}},
+      {"AllToAllVType",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         const size_t sizes[] = {1, 1, 1, 1};
+         return zbcclAllToAllV(in, sizes, nullptr, out, sizes, nullptr,
+                               odd ? zbcclUint32 : zbcclFloat32, comm, call);
+       },
+       {"u32", "f32"}},
+      {"SizesAgainstNone",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         const size_t counts[] = {18, 18, 18, 18};
+         return odd ? zbcclAllGatherV(in, out, counts, nullptr, zbcclFloat32, comm, call)
+                    : zbcclAllGather(in, out, 18, zbcclFloat32, comm, call);
+       },
+       {"all_gather_v", "all_gather"}},
+      {"ReduceAgainstAllReduce",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         return odd ? zbcclAllReduce(in, out, 10, zbcclFloat32, zbcclSum, comm, call)
+                    : zbcclReduce(in, out, 10, zbcclFloat32, zbcclSum, 0, comm, call);
+       },
+       {"all_reduce", "reduce"}},
   };
   return all;
 }

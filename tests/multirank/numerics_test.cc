@@ -118,26 +118,16 @@ TEST_P(Ranks, SpecialValues) {
       CaseRunner runner(rank, comm, 5);
       for (zbcclDataType_t type : {zbcclFloat32, zbcclFloat64, zbcclFloat16, zbcclBfloat16,
                                    zbcclFloat8e4m3, zbcclFloat8e5m2}) {
-        for (int op = 0; op < zbcclNumOps; ++op) {
-          for (Operation operation : {Operation::kAllReduce, Operation::kReduceScatter}) {
-            runner.run({.operation = operation,
-                        .type = type,
-                        .op = static_cast<zbcclRedOp_t>(op),
-                        .count = 3001,
-                        .offset = 1,
-                        .fill = Fill::kSpecial});
+        // What only moves keeps every bit, signalling NaN included.
+        for (Case test : every_operation(Memory::kRegistered, 3001, rank.size())) {
+          test.type = type;
+          test.offset = 1;
+          test.fill = Fill::kSpecial;
+          for (int op = 0; op < (test.reduces() ? static_cast<int>(zbcclNumOps) : 1); ++op) {
+            test.op = static_cast<zbcclRedOp_t>(op);
+            runner.run(test);
           }
         }
-        // What only moves keeps every bit, signalling NaN included.
-        runner.run({.operation = Operation::kAllGather,
-                    .type = type,
-                    .count = 3001,
-                    .fill = Fill::kSpecial});
-        runner.run({.operation = Operation::kBroadcast,
-                    .type = type,
-                    .count = 3001,
-                    .fill = Fill::kSpecial,
-                    .root = rank.size() - 1});
       }
       comm.destroy();
     });

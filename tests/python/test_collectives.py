@@ -250,3 +250,147 @@ def test_two_communicators_at_once() -> None:
             return x[0], y[0]
 
     assert run_threads(2, body) == [(2.0, 4.0)] * 2
+
+
+@both
+@kinds
+@pytest.mark.parametrize("op", REDUCE)
+def test_reduce(size: int, kind: str, op: str) -> None:
+    data = inputs(size, (3, 4), "int16")
+    expected = REDUCE[op](np.stack(data), axis=0).astype("int16").tolist()
+
+    def body(comm: zbccl.Communicator) -> None:
+        for root in range(size):
+            is_root = comm.rank == root
+            x = make(kind, data[comm.rank])
+            out = make(kind, np.zeros_like(data[0])) if is_root else None
+            assert comm.reduce(x, op, root, out=out) is (out if is_root else x)
+            assert values_of(x).tolist() == data[comm.rank].tolist()
+            if is_root:
+                assert values_of(out).tolist() == expected
+            assert comm.reduce(x, op, root) is x
+            assert values_of(x).tolist() == (expected if is_root else data[comm.rank].tolist())
+
+    run_threads(size, body)
+
+
+@both
+@kinds
+def test_gather(size: int, kind: str) -> None:
+    data = inputs(size, (2, 3))
+
+    def body(comm: zbccl.Communicator) -> None:
+        for root in range(size):
+            x = make(kind, data[comm.rank])
+            result = comm.gather(x, root)
+            stacked = make(kind, np.zeros((size, 2, 3), np.float32))
+            again = comm.gather(x, root, out=stacked)
+            if comm.rank != root:
+                assert result is None
+                assert again is None
+                assert not values_of(stacked).any()
+                continue
+            assert kind_of(result) == kind
+            assert values_of(result).tolist() == np.concatenate(data).tolist()
+            assert again is stacked
+            assert values_of(stacked).tolist() == np.stack(data).tolist()
+            with pytest.raises(zbccl.InvalidArgumentError, match="gather: out has shape"):
+                comm.gather(x, root, out=make(kind, np.zeros((2, 3 * size), np.float32)))
+
+    run_threads(size, body)
+
+
+@both
+@kinds
+def test_scatter(size: int, kind: str) -> None:
+    whole = inputs(1, (2 * size, 3))[0]
+
+    def body(comm: zbccl.Communicator) -> None:
+        own = whole[2 * comm.rank : 2 * comm.rank + 2].tolist()
+        for root in range(size):
+            x = make(kind, whole if comm.rank == root else np.zeros_like(whole))
+            result = comm.scatter(x, root)
+            assert kind_of(result) == kind
+            assert values_of(result).tolist() == own
+            out = make(kind, np.zeros((2, 3), np.float32))
+            assert comm.scatter(x if comm.rank == root else None, root, out=out) is out
+            assert values_of(out).tolist() == own
+
+    run_threads(size, body)
+
+
+def test_rooted_operations_in_place() -> None:
+    def body(comm: zbccl.Communicator) -> None:
+        whole = np.zeros((3, 4))
+        whole[comm.rank] = comm.rank
+        comm.gather(whole[comm.rank], 2, out=whole)
+        if comm.rank == 2:
+            assert whole.tolist() == [[r] * 4 for r in range(3)]
+            comm.scatter(whole, 2, out=whole[2])
+            assert whole.tolist() == [[r] * 4 for r in range(3)]
+        else:
+            part = comm.scatter(None, 2, out=np.zeros(4))
+            assert part.tolist() == [comm.rank] * 4
+        with pytest.raises(TypeError, match="scatter: x"):
+            comm.scatter(None, 2)
+
+    run_threads(3, body)
+
+
+@both
+@kinds
+def test_all_to_all(size: int, kind: str) -> None:
+    data = inputs(size, (2 * size, 3))
+
+    def body(comm: zbccl.Communicator) -> None:
+        own = slice(2 * comm.rank, 2 * comm.rank + 2)
+        expected = np.concatenate([x[own] for x in data]).tolist()
+        x = make(kind, data[comm.rank])
+        result = comm.all_to_all(x)
+        assert kind_of(result) == kind
+        assert values_of(result).tolist() == expected
+        assert values_of(x).tolist() == data[comm.rank].tolist()
+        out = make(kind, np.zeros_like(data[0]))
+        assert comm.all_to_all(x, out=out) is out
+        assert values_of(out).tolist() == expected
+        assert comm.all_to_all(x, out=x) is x
+        assert values_of(x).tolist() == expected
+        with pytest.raises(zbccl.InvalidArgumentError, match=f"multiple of the {size} ranks"):
+            comm.all_to_all(make(kind, np.zeros((2 * size + 1, 2), np.float32)))
+
+    run_threads(size, body)
+
+
+def test_new_operations_with_bf16_and_fp8() -> None:
+    torch = need_torch()
+
+    def body(comm: zbccl.Communicator) -> None:
+        for dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
+            x = torch.full((4, 3), 1.0 + comm.rank).to(dtype)
+            mixed = torch.tensor([[1.0] * 3] * 2 + [[2.0] * 3] * 2)
+            for result in (comm.all_to_all(x), comm.all_to_all_v(x, [2, 2])):
+                assert result.dtype == dtype
+                assert torch.equal(result.float(), mixed)
+            assert torch.equal(comm.all_gather_v(x[: 2 * comm.rank], [0, 2]).float(), mixed[2:])
+            assert comm.reduce_scatter_v(x, [1, 3]).float().unique().tolist() == [3.0]
+            assert comm.scatter(x, 1).float().unique().tolist() == [2.0]
+            gathered = comm.gather(x)
+            assert gathered is None if comm.rank else gathered.shape == (8, 3)
+            comm.reduce(x, "max")
+            assert x.float().unique().tolist() == [2.0]
+
+    run_threads(2, body)
+
+
+def test_new_operations_with_ml_dtypes() -> None:
+    ml_dtypes = need_ml_dtypes()
+
+    def body(comm: zbccl.Communicator) -> None:
+        for dtype in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2):
+            x = np.full((2, 2), 1 + comm.rank).astype(dtype)
+            result = comm.all_to_all(x)
+            assert result.dtype == dtype
+            assert result.astype(np.float32).tolist() == [[1, 1], [2, 2]]
+            assert comm.all_gather_v(x).astype(np.float32).tolist() == [[1, 1]] * 2 + [[2, 2]] * 2
+
+    run_threads(2, body)

@@ -15,7 +15,7 @@ from ranks import LIMIT
 FOLDER = Path(__file__).resolve().parents[2] / "examples/python"
 
 
-@pytest.mark.parametrize("name", ["all_reduce", "tensor_parallel"])
+@pytest.mark.parametrize("name", ["all_reduce", "exchange_tokens", "tensor_parallel"])
 def test_example(name: str) -> None:
     if name == "tensor_parallel":
         need_torch()

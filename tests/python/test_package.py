@@ -21,7 +21,7 @@ def test_public_names_are_documented() -> None:
     for name in zbccl.__all__:
         value = getattr(zbccl, name)
         assert value.__doc__, name
-    for cls in (zbccl.Communicator, zbccl.Work, zbccl.Tensor):
+    for cls in (*zbccl.Communicator.__mro__[:-1], zbccl.Work, zbccl.Tensor):
         for name, member in vars(cls).items():
             assert name.startswith("_") or member.__doc__, f"{cls.__name__}.{name}"
 
@@ -123,6 +123,12 @@ def use(comm: zbccl.Communicator, x: Array) -> None:
     assert_type(comm.all_reduce(x, "max", async_op=True), zbccl.Work[Array])
     assert_type(comm.all_gather(x, async_op=True).wait(), Array)
     assert_type(comm.all_gather(comm.empty((2, 3), "bf16")), zbccl.Tensor)
+    assert_type(comm.gather(x, root=1), Array | None)
+    assert_type(comm.gather(x, async_op=True), zbccl.Work[Array | None])
+    assert_type(comm.scatter(None, out=x), Array)
+    assert_type(comm.all_to_all_v(x, [1, 2], async_op=True), zbccl.Work[Array])
+    with zbccl.group():
+        assert_type(comm.reduce(x, "sum", 1), Array)
     comm.barrier(timeout=3.5)
     assert_type(comm.split(0), zbccl.Communicator | None)
     assert_type(comm.get_stats(), dict[str, int])

@@ -118,6 +118,7 @@ def run_script(text: str, *arguments: str, interrupt_at: str | None = None) -> t
         "comms[0].barrier(async_op=True).wait()",
         "comms[0].split(0)",
         "zbccl.init(0, 2, zbccl.get_unique_id())",
+        "with zbccl.group(): comms[0].barrier(); comms[0].recv(zbccl.empty(5), 1)",
     ],
 )
 def test_keyboard_interrupt(call: str) -> None:

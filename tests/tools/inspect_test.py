@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import unittest
 from pathlib import Path
 
@@ -93,6 +94,36 @@ class Topo(unittest.TestCase):
         reach = os.sched_getaffinity(0)
         self.assertEqual(len(machine["cores"]), len({0, 1, 2, 3} & reach))
         self.assertEqual([rank["rank"] for rank in machine["ranks"]], [0, 1, 2, 3])
+
+    def test_calibrate_writes_what_show_tells(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "cache" / "tuning.json"
+            quick = ("topo", "calibrate", "-n", "2,3", "--seconds", 0.001)
+            done = zbccl(*quick, ZBCCL_TUNING_FILE=str(path))
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for text in ("data: fresh", "2 ranks", "3 ranks", "meeting:", "held out:", str(path)):
+                self.assertIn(text, done.stdout)
+            table = json.loads(path.read_text())
+            self.assertEqual(list(table), ["version", "machine", "entries"])
+            self.assertEqual([entry["ranks"] for entry in table["entries"]], [2, 3])
+            for entry in table["entries"]:
+                self.assertEqual(list(entry), ["ranks", "wait", "one_shot_max", "stream_min"])
+                self.assertIn(entry["wait"], ("spin", "sleep"))
+            shown = zbccl("topo", "show", ZBCCL_TUNING_FILE=str(path)).stdout
+            self.assertIn("from 3 ranks", shown)
+
+            done = zbccl(*quick, "--dry-run", "--steady", "--json", Path(folder) / "all.json")
+            self.assertIn("data: unchanging", done.stdout)
+            self.assertIn("nothing was written", done.stdout)
+            measured = json.loads((Path(folder) / "all.json").read_text())
+            self.assertEqual([one["ranks"] for one in measured], [2, 3])
+
+    def test_calibrate_arguments(self):
+        for arguments in (["-n", 1], ["-n", 65], ["-n", "x"], ["--seconds", 0], ["more"]):
+            self.assertEqual(zbccl("topo", "calibrate", *arguments).returncode, 2, arguments)
+        done = zbccl("topo", "calibrate", "-n", 2, "--seconds", 0.001, "--output", "/proc/no/such")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("--output", done.stderr)
 
     def test_arguments(self):
         for arguments in ([], ["show", "-n", 0], ["show", "-n", "x"], ["show", "more"], ["draw"]):

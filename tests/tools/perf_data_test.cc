@@ -133,13 +133,29 @@ TEST(PerfBits, TellsWrongElements) {
     const size_t count = 5001;
     std::vector<std::byte> data(count * element);
     fill_bits(kSeed, 3, data.size(), data.data());
-    EXPECT_EQ(wrong_bits(kSeed, 3, count, element, data.data()), 0u);
-    EXPECT_GT(wrong_bits(kSeed, 2, count, element, data.data()), count * 9 / 10);
-    EXPECT_GT(wrong_bits(kSeed + 1, 3, count, element, data.data()), count * 9 / 10);
+    EXPECT_EQ(wrong_bits(kSeed, 3, 0, count, element, data.data()), 0u);
+    EXPECT_GT(wrong_bits(kSeed, 2, 0, count, element, data.data()), count * 9 / 10);
+    EXPECT_GT(wrong_bits(kSeed + 1, 3, 0, count, element, data.data()), count * 9 / 10);
+    // From any element on, as all_to_all asks.
+    for (const size_t first : {1u, 7u, 1031u}) {
+      const std::byte* const part = data.data() + first * element;
+      EXPECT_EQ(wrong_bits(kSeed, 3, first, count - first, element, part), 0u) << first;
+      EXPECT_GT(wrong_bits(kSeed, 3, first + 1, count - first, element, part),
+                (count - first) * 9 / 10);
+    }
     data[4999 * element] ^= std::byte{0x80};
     data.back() ^= std::byte{1};
-    EXPECT_EQ(wrong_bits(kSeed, 3, count, element, data.data()), 2u);
+    EXPECT_EQ(wrong_bits(kSeed, 3, 0, count, element, data.data()), 2u);
   }
+}
+
+TEST(PerfBits, TellsWhatWasWrittenOver) {
+  std::vector<std::byte> data(333);
+  poison(data.size(), data.data());
+  EXPECT_EQ(wrong_poison(data.size(), data.data()), 0u);
+  data[0] = std::byte{1};
+  data[332] = std::byte{2};
+  EXPECT_EQ(wrong_poison(data.size(), data.data()), 2u);
 }
 
 }  // namespace

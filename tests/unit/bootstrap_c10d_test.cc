@@ -1,64 +1,14 @@
 // The client of torch.distributed.TCPStore: against servers that speak garbage, and against a real
 // one where ZBCCL_TEST_PYTHON names a Python that has PyTorch.
-#include <fcntl.h>
-#include <sys/wait.h>
 
 #include <cstring>
-#include <mutex>
-#include <set>
 
+#include "bootstrap_fake_server.h"
 #include "bootstrap_support.h"
+#include "bootstrap_torch.h"
 
 namespace zbccl::bootstrap::test {
 namespace {
-
-// A listener that hands each connection to `talk` until it is destroyed.
-class FakeServer {
- public:
-  explicit FakeServer(std::function<void(int fd)> talk) : talk_(std::move(talk)) {
-    listener_ = UniqueFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t length = sizeof(address);
-    EXPECT_EQ(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&address), length), 0);
-    EXPECT_EQ(::listen(listener_.get(), 16), 0);
-    EXPECT_EQ(::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &length), 0);
-    port_ = ntohs(address.sin_port);
-    thread_ = std::thread([this] { run(); });
-  }
-  ~FakeServer() {
-    ::shutdown(listener_.get(), SHUT_RDWR);
-    {
-      const std::lock_guard lock(mutex_);
-      if (current_ >= 0) ::shutdown(current_, SHUT_RDWR);
-    }
-    thread_.join();
-  }
-  uint16_t port() const { return port_; }
-
- private:
-  void run() {
-    while (true) {
-      const UniqueFd fd(::accept(listener_.get(), nullptr, nullptr));
-      if (!fd.valid()) return;
-      set_current(fd.get());
-      talk_(fd.get());
-      set_current(-1);
-    }
-  }
-  void set_current(int fd) {
-    const std::lock_guard lock(mutex_);
-    current_ = fd;
-  }
-
-  const std::function<void(int)> talk_;
-  UniqueFd listener_;
-  uint16_t port_ = 0;
-  std::mutex mutex_;
-  int current_ = -1;
-  std::thread thread_;
-};
 
 // The greeting: validate (1 + 4 bytes) and ping (1 + 4 bytes), of which the last 4 come back.
 bool answer_greeting(int fd) {
@@ -179,70 +129,6 @@ TEST(C10dStore, ServerThatDiesIsANetworkError) {
 }
 
 // --- Against PyTorch ---------------------------------------------------------------------------
-
-// A TCPStore of PyTorch in a process of its own. It prints its port, sets two keys, waits for one
-// of ours, answers with what it found there, and ends when its standard input does.
-constexpr const char* kServe = R"(
-import datetime, sys
-try:
-    import torch.distributed as dist
-except ImportError:
-    sys.exit(77)
-store = dist.TCPStore('127.0.0.1', 0, None, True, timeout=datetime.timedelta(seconds=120),
-                      wait_for_workers=False, use_libuv=sys.argv[1] == 'libuv')
-store.set('from torch', 'good day')
-store.add('torch count', 40)
-print(store.port, flush=True)
-for line in sys.stdin:
-    print(store.get(line.rstrip('\n')).decode(), flush=True)
-)";
-
-class TorchServer {
- public:
-  TorchServer(const std::string& python, const std::string& kind) {
-    int to[2];
-    int from[2];
-    EXPECT_EQ(::pipe2(to, O_CLOEXEC), 0);
-    EXPECT_EQ(::pipe2(from, O_CLOEXEC), 0);
-    process_ = ::fork();
-    if (process_ == 0) {
-      ::dup2(to[0], 0);
-      ::dup2(from[1], 1);
-      ::execlp(python.c_str(), python.c_str(), "-c", kServe, kind.c_str(), nullptr);
-      ::_exit(77);
-    }
-    ::close(to[0]);
-    ::close(from[1]);
-    to_ = UniqueFd(to[1]);
-    from_ = UniqueFd(from[0]);
-    port_ = std::atoi(read_line().c_str());
-  }
-  ~TorchServer() {
-    to_.reset();
-    int status = 0;
-    ::waitpid(process_, &status, 0);
-  }
-  bool runs() const { return port_ > 0; }
-  uint16_t port() const { return static_cast<uint16_t>(port_); }
-  // What torch's client reads at `key`.
-  std::string read(const std::string& key) {
-    const std::string line = key + "\n";
-    EXPECT_EQ(::write(to_.get(), line.data(), line.size()), static_cast<ssize_t>(line.size()));
-    return read_line();
-  }
-
- private:
-  std::string read_line() {
-    std::string line;
-    char c = 0;
-    while (::read(from_.get(), &c, 1) == 1 && c != '\n') line.push_back(c);
-    return line;
-  }
-  pid_t process_ = -1;
-  UniqueFd to_;
-  UniqueFd from_;
-  int port_ = 0;
-};
 
 class TorchTest : public testing::TestWithParam<const char*> {
  protected:

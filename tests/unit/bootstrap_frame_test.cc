@@ -34,6 +34,32 @@ TEST(Frame, RequestsComeBackAsTheyWere) {
   EXPECT_EQ(add->amount, -7);
 }
 
+TEST(Frame, AttendAndLeaveComeBackAsTheyWere) {
+  const auto read = [](const std::string& frame) {
+    const auto header = parse_frame_header(std::string_view(frame).substr(0, kFrameHeaderBytes));
+    EXPECT_TRUE(header.ok());
+    const auto request =
+        parse_request(header->type, std::string_view(frame).substr(kFrameHeaderBytes));
+    EXPECT_TRUE(request.ok()) << request.status().to_string();
+    return *request;
+  };
+  const Request attend = read(attend_frame("job", -1, 64, ~uint64_t{0}));
+  EXPECT_EQ(attend.type, FrameType::kAttend);
+  EXPECT_EQ(attend.keys, std::vector<std::string>{"job"});
+  EXPECT_EQ(attend.rank, -1);
+  EXPECT_EQ(attend.nranks, 64);
+  EXPECT_EQ(attend.process, ~uint64_t{0});
+  const Request leave = read(leave_frame("job", 3, {}));
+  EXPECT_EQ(leave.rank, 3);
+  EXPECT_TRUE(leave.outcome.ok());
+  const Request failed = read(leave_frame("job", 3, error(Code::kTimeout, "too late")));
+  EXPECT_EQ(failed.outcome.code(), Code::kTimeout);
+  EXPECT_EQ(failed.outcome.message(), "too late");
+  EXPECT_EQ(*parse_host(std::string_view(host_frame(7)).substr(kFrameHeaderBytes)), 7);
+  EXPECT_FALSE(parse_host("abc").ok());
+  EXPECT_FALSE(parse_request(FrameType::kHost, "\1\0\0\0").ok());
+}
+
 TEST(Frame, RepliesComeBackAsTheyWere) {
   EXPECT_EQ(*parse_sum(body_of(sum_frame(-99))), -99);
   const Status refused = parse_refused(body_of(refused_frame(error(Code::kInvalidUsage, "no"))));
@@ -155,6 +181,12 @@ TEST(UniqueIdText, ComesBack) {
     EXPECT_EQ(parsed->port, 65535);
     EXPECT_EQ(parsed->secret, id.secret);
   }
+}
+
+// Where a text of C would end, this one does not.
+TEST(UniqueIdText, ZeroByteInTheAddressIsRefused) {
+  const std::string text = std::string("127.0.0.1\0x", 11) + ":80/" + to_hex(some_secret());
+  EXPECT_FALSE(UniqueId::parse(text).ok());
 }
 
 TEST(UniqueIdText, MalformedIsRefusedWithoutRepeatingIt) {

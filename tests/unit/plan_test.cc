@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <vector>
 
 namespace zbccl::plan {
 namespace {
@@ -37,7 +38,7 @@ TEST(Plan, ChunksAreEven) {
 TEST(Plan, ChoosesByOperationAndSize) {
   for (const bool spin : {false, true}) {
     for (int nranks = 2; nranks <= 64; nranks *= 2) {
-      const Tuning tuning = default_tuning(nranks, spin, 0);
+      const Tuning tuning = tuning_for(nranks, spin, {}, 0);
       const uint64_t edge = tuning.one_shot_max;
       EXPECT_GE(tuning.outbox_bytes, edge);
       EXPECT_EQ(choose(Operation::kAllReduce, 0, nranks, tuning), Algorithm::kOneShot);
@@ -47,16 +48,37 @@ TEST(Plan, ChoosesByOperationAndSize) {
       EXPECT_EQ(choose(Operation::kReduceScatter, edge + 1, nranks, tuning), Algorithm::kDirect);
       EXPECT_EQ(choose(Operation::kAllGather, 1, nranks, tuning), Algorithm::kDirect);
       EXPECT_EQ(choose(Operation::kBroadcast, 1 << 30, nranks, tuning), Algorithm::kDirect);
+      for (const Operation moved : {Operation::kGather, Operation::kScatter, Operation::kAllToAll,
+                                    Operation::kAllGatherV, Operation::kAllToAllV}) {
+        EXPECT_EQ(choose(moved, edge, nranks, tuning), Algorithm::kDirect);
+      }
+      EXPECT_EQ(choose(Operation::kReduce, edge, nranks, tuning), Algorithm::kOneShot);
+      EXPECT_EQ(choose(Operation::kReduce, edge + 1, nranks, tuning), Algorithm::kTwoShot);
+      EXPECT_EQ(choose(Operation::kReduceScatterV, edge + 1, nranks, tuning), Algorithm::kDirect);
       EXPECT_EQ(choose(Operation::kBarrier, 0, nranks, tuning), Algorithm::kSignal);
     }
   }
 }
 
 TEST(Plan, TheOverrideMovesTheThresholdWithinTheOutbox) {
-  EXPECT_EQ(default_tuning(4, true, 1).one_shot_max, 1u);
-  const Tuning large = default_tuning(4, true, uint64_t{1} << 30);
+  EXPECT_EQ(tuning_for(4, true, {}, 1).one_shot_max, 1u);
+  const Tuning large = tuning_for(4, true, {}, uint64_t{1} << 30);
   EXPECT_EQ(large.one_shot_max, large.outbox_bytes);
   EXPECT_LE(large.outbox_bytes, uint64_t{64} << 20);
+}
+
+TEST(Plan, TakesTheNearestFitNotAbove) {
+  const std::vector<Fit> fits = {{2, 0, 100, 1000}, {8, 0, 200, 2000}, {4, 1, 300, 3000}};
+  EXPECT_EQ(tuning_for(2, true, fits, 0).one_shot_max, 100u);
+  EXPECT_EQ(tuning_for(7, true, fits, 0).stream_min, 1000u);
+  EXPECT_EQ(tuning_for(64, true, fits, 0).one_shot_max, 200u);
+  EXPECT_EQ(tuning_for(64, false, fits, 0).one_shot_max, 300u);
+  EXPECT_EQ(tuning_for(64, false, fits, 5).one_shot_max, 5u);
+  // None for so few ranks that wait so: as without a table.
+  EXPECT_EQ(tuning_for(2, false, fits, 0).one_shot_max, tuning_for(2, false, {}, 0).one_shot_max);
+  const Fit huge = {1, 0, ~uint64_t{0}, 1};
+  EXPECT_EQ(tuning_for(2, true, {&huge, 1}, 0).one_shot_max,
+            tuning_for(2, true, {&huge, 1}, 0).outbox_bytes);
 }
 
 TEST(Plan, NamesEveryAlgorithm) {

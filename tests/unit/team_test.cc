@@ -192,8 +192,11 @@ TEST(ControlBlocks, PartsLieApart) {
   EXPECT_EQ(reinterpret_cast<std::byte*>(&block->offer(0)), storage + sizeof(ControlBlock));
   EXPECT_EQ(reinterpret_cast<std::byte*>(&block->answer(0, n)),
             reinterpret_cast<std::byte*>(&block->offer(n)));
-  EXPECT_EQ(reinterpret_cast<std::byte*>(&block->left(0, n)),
+  EXPECT_EQ(reinterpret_cast<std::byte*>(block->rows(0, n)),
             reinterpret_cast<std::byte*>(&block->answer(n, n)));
+  EXPECT_EQ(block->rows(1, n), block->rows(0, n) + n);
+  EXPECT_EQ(reinterpret_cast<std::byte*>(&block->left(0, n)),
+            reinterpret_cast<std::byte*>(block->rows(1, n) + n));
   EXPECT_EQ(reinterpret_cast<std::byte*>(&block->left(n, n)), storage + ControlBlock::bytes(n));
 }
 

@@ -4,59 +4,28 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <optional>
 #include <thread>
 
+#include "perf/binding.h"
+#include "perf/buffers.h"
 #include "perf/compare.h"
-#include "perf/data.h"
 #include "perf/report.h"
 #include "perf/series.h"
+#include "perf/variant.h"
 
 namespace zbccl::tools {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr double kSeriesSeconds = 0.3;
 constexpr int kMinCalls = 5;
 constexpr int kMaxCalls = 20'000;
-constexpr int kCompareRounds = 4;
+// What is compared in a row is measured in turn, so that a disturbance meets all of it.
+constexpr int kRounds = 4;
 constexpr int kBarrierChecks = 20;
-
-// A benchmark's buffer: registered, or like any program's.
-class Memory {
- public:
-  Memory(size_t bytes, bool registered) {
-    bytes = std::max<size_t>(bytes, 1);
-    if (registered) {
-      registered_ = Buffer<std::byte>(bytes);
-      return;
-    }
-    plain_.reset(std::malloc(bytes));
-    if (plain_ == nullptr) throw std::bad_alloc();
-  }
-  void* data() const { return plain_ != nullptr ? plain_.get() : registered_.data(); }
-
- private:
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  Buffer<std::byte> registered_;
-  std::unique_ptr<void, Free> plain_;
-};
-
-// One row's call in one placement.
-struct Variant {
-  CallSpec spec;
-  Shape shape;
-  size_t element = 1;
-  Buffers buffers;
-  bool in_place = false;
-};
 
 class Bench {
  public:
@@ -68,12 +37,19 @@ class Bench {
         first_(options.max_bytes, !options.unregistered),
         second_(options.max_bytes, !options.unregistered),
         report_(options, ranks_) {
-    if (options.compare.empty()) return;
-    group_ = {rank_, ranks_, [this](const std::string& text) { return exchange(text); }};
-    comparison_ = open_comparison(options.compare, group_);
+    if (!options.compare.empty()) {
+      group_ = {rank_, ranks_, [this](const std::string& text) { return exchange(text); }};
+      comparison_ = open_comparison(options.compare, group_);
+    }
+    // Threads that exist by now, the other library's, go where they like.
+    if (options.bind) bind_to_core(comm);
   }
 
-  uint64_t run() {
+  uint64_t run(double init_ms) {
+    Buffer<double> slowest(1);
+    slowest[0] = init_ms;
+    comm_.all_reduce(slowest.span(), zbcclMax);
+    init_ms_ = slowest[0];
     if (rank_ == 0) report_.print_header();
     for (const zbcclDataType_t type : types()) {
       for (const zbcclRedOp_t redop : redops()) {
@@ -81,7 +57,7 @@ class Bench {
           run_row({options_.op, type, redop, options_.root}, bytes);
       }
     }
-    if (rank_ == 0) report_.print_footer();
+    if (rank_ == 0) report_.print_footer(init_ms_);
     if (rank_ == 0) report_.write_json();
     comm_.barrier();
     return wrong_;
@@ -96,8 +72,12 @@ class Bench {
   }
 
   void run_row(const CallSpec& spec, size_t bytes) {
-    Variant out = {spec, {}, zbcclTypeSize(spec.type), {}, false};
-    out.shape = shape_of(spec.op, bytes, out.element, ranks_);
+    Variant out;
+    out.spec = spec;
+    out.rank = rank_;
+    out.ranks = ranks_;
+    out.element = zbcclTypeSize(spec.type);
+    out.shape = shape_of(spec.op, bytes, out.element, rank_, ranks_);
     out.buffers = {first_.data(), second_.data()};
     Variant in = out;
     in.in_place = true;
@@ -110,7 +90,9 @@ class Bench {
     row.redop = spec.redop;
     row.root = spec.root;
     row.bytes = out.shape.larger() * out.element;
-    row.count = out.shape.count;
+    row.count = has_parts(spec.op) ? out.shape.larger() : out.shape.count;
+    row.fresh = options_.fresh;
+    row.init_ms = init_ms_;
     measure(out, in, row);
     for (const auto* measurement : {&row.out_of_place, &row.in_place}) {
       if (*measurement) wrong_ += (*measurement)->wrong.value_or(0);
@@ -119,35 +101,30 @@ class Bench {
   }
 
   void measure(const Variant& out, const Variant& in, Row& row) {
-    std::optional<uint64_t> wrong_out = checked(out, options_.out_of_place);
-    std::optional<uint64_t> wrong_in = checked(in, options_.in_place);
+    const std::optional<uint64_t> wrong_out = checked(out, options_.out_of_place);
+    const std::optional<uint64_t> wrong_in = checked(in, options_.in_place);
     const Variant& compared = options_.out_of_place ? out : in;
     const bool compares = prepare_comparison(compared);
     const auto run_out = [&] { run_call(out); };
     const auto run_in = [&] { run_call(in); };
     const auto run_compared = [&] { comparison_->run(); };
-    fill(in);
-    fill(out);
+    fill(in, seed_);
+    fill(out, seed_);
     // In place the calls work on their own results; nothing in them takes longer for it.
-    const int calls_out = options_.out_of_place ? warm_up(run_out) : 0;
-    const int calls_in = options_.in_place ? warm_up(run_in) : 0;
-    const int calls_compared = compares ? warm_up(run_compared) : 0;
+    const int calls_out = options_.out_of_place ? warm_up(out, run_out) : 0;
+    const int calls_in = options_.in_place ? warm_up(in, run_in) : 0;
+    const int calls_compared = compares ? warm_up(compared, run_compared) : 0;
 
-    Series series_out;
-    Series series_in;
-    Series series_compared;
+    Series series_out(calls_out);
+    Series series_in(calls_in);
+    Series series_compared(calls_compared);
     const zbcclCommStats_t before = comm_.stats();
-    const int rounds = compares ? kCompareRounds : 1;
-    for (int round = 0; round < rounds; ++round) {
-      const auto share = [&](int calls) {
-        return static_cast<int>(int64_t{calls} * (round + 1) / rounds -
-                                int64_t{calls} * round / rounds);
-      };
-      series_out.run_batch(comm_, share(calls_out), run_out);
-      if (round + 1 == rounds && options_.out_of_place) row.algorithm = comm_.last_algorithm();
-      series_in.run_batch(comm_, share(calls_in), run_in);
-      if (round + 1 == rounds && !options_.out_of_place) row.algorithm = comm_.last_algorithm();
-      series_compared.run_batch(comm_, share(calls_compared), run_compared);
+    for (int round = 0; round < kRounds; ++round) {
+      run_share(series_out, out, round, calls_out, run_out);
+      if (options_.out_of_place) row.algorithm = comm_.last_algorithm();
+      run_share(series_in, in, round, calls_in, run_in);
+      if (!options_.out_of_place) row.algorithm = comm_.last_algorithm();
+      run_share(series_compared, compared, round, calls_compared, run_compared);
     }
     const zbcclCommStats_t after = comm_.stats();
 
@@ -155,7 +132,7 @@ class Bench {
     const std::vector<uint64_t> sums =
         sum_over_ranks({after.staged_bytes - before.staged_bytes,
                         after.landing_bytes - before.landing_bytes, memory_report().held_bytes});
-    // Rounded up: what happened once must not show as never.
+    // Rounded up: what happened once must not show as never. Barriers between calls move nothing.
     row.staged_bytes = (sums[0] + calls - 1) / calls;
     row.landing_bytes = (sums[1] + calls - 1) / calls;
     row.held_bytes = sums[2];
@@ -168,90 +145,57 @@ class Bench {
   }
 
   void run_call(const Variant& variant) {
-    call(comm_, variant.spec, variant.buffers, variant.shape.count, rank_, ranks_);
+    call(comm_, variant.spec, variant.buffers, variant.shape, rank_, ranks_);
+  }
+
+  // Collective: this round's part of `calls` calls.
+  void run_share(Series& series, const Variant& variant, int round, int calls,
+                 const std::function<void()>& call) {
+    const auto upto = [&](int rounds) {
+      return static_cast<int>(int64_t{calls} * rounds / kRounds);
+    };
+    const int share = upto(round + 1) - upto(round);
+    if (!options_.fresh) {
+      series.run_batch(comm_, share, call);
+      return;
+    }
+    series.run_apart(
+        comm_, share, [&] { write_input(variant); }, call, [&] { read_output(variant); });
   }
 
   // Collective: the calls that a series is to have, on every rank the same number.
-  int warm_up(const std::function<void()>& call) {
+  int warm_up(const Variant& variant, const std::function<void()>& call) {
     std::vector<double> seconds;
     const int calls = std::max(options_.warmup, options_.iterations > 0 ? 0 : 1);
     seconds.reserve(static_cast<size_t>(calls));
     for (int i = 0; i < calls; ++i) {
       const auto begin = Clock::now();
+      if (options_.fresh) write_input(variant);
       call();
+      if (options_.fresh) read_output(variant);
       seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
     }
     if (options_.iterations > 0) return options_.iterations;
     std::sort(seconds.begin(), seconds.end());
     const double median = std::max(seconds[seconds.size() / 2], 1e-9);
     Buffer<int64_t> agreed(1);
-    agreed[0] =
-        std::clamp(static_cast<int>(std::min(kSeriesSeconds / median, 1e9)), kMinCalls, kMaxCalls);
+    agreed[0] = std::clamp(static_cast<int>(std::min(options_.seconds / median, 1e9)), kMinCalls,
+                           kMaxCalls);
     comm_.broadcast(agreed.span(), 0);
     return static_cast<int>(agreed[0]);
   }
 
-  // ---- data
-
-  ReductionData reduction(const Variant& variant) const {
-    return ReductionData(variant.spec.type, variant.spec.redop, ranks_, seed_);
-  }
-
-  // Writes the input, and over everything else of the output.
-  void fill(const Variant& variant) const {
-    const CallSpec& spec = variant.spec;
-    if (!has_data(spec.op)) return;
-    poison(variant.shape.recv * variant.element, variant.buffers.recv);
-    if (reduces(spec.op)) {
-      reduction(variant).fill(rank_, 0, variant.shape.send, variant.buffers.send);
-    } else if (spec.op != Op::kBroadcast || rank_ == spec.root) {
-      fill_bits(seed_, rank_, variant.shape.send * variant.element, variant.buffers.send);
-    } else if (!variant.in_place) {
-      poison(variant.shape.send * variant.element, variant.buffers.send);
-    }
-  }
-
-  uint64_t wrong_output(const Variant& variant, const void* output) const {
-    const size_t count = variant.shape.count;
-    const size_t element = variant.element;
-    const auto* bytes = static_cast<const std::byte*>(output);
-    uint64_t wrong = 0;
-    switch (variant.spec.op) {
-      case Op::kAllReduce: return reduction(variant).wrong_result(0, count, output);
-      case Op::kReduceScatter:
-        return reduction(variant).wrong_result(static_cast<size_t>(rank_) * count, count, output);
-      case Op::kAllGather:
-        for (int r = 0; r < ranks_; ++r) {
-          wrong += wrong_bits(seed_, r, count, element,
-                              bytes + static_cast<size_t>(r) * count * element);
-        }
-        return wrong;
-      case Op::kBroadcast: return wrong_bits(seed_, variant.spec.root, count, element, output);
-      case Op::kSendRecv:
-        return wrong_bits(seed_, (rank_ + ranks_ - 1) % ranks_, count, element, output);
-      case Op::kBarrier: break;
-    }
-    return 0;
-  }
-
-  // A call that wrote into its input, where that is not its output.
-  uint64_t wrong_input(const Variant& variant) const {
-    const CallSpec& spec = variant.spec;
-    if (variant.in_place || (spec.op == Op::kBroadcast && rank_ != spec.root)) return 0;
-    if (reduces(spec.op)) {
-      return reduction(variant).wrong_input(rank_, 0, variant.shape.send, variant.buffers.send);
-    }
-    return wrong_bits(seed_, rank_, variant.shape.send, variant.element, variant.buffers.send);
-  }
+  // ---- checks
 
   // Collective: wrong elements on all ranks after one call with data of its own.
   std::optional<uint64_t> checked(const Variant& variant, bool wanted) {
     if (!options_.check || !wanted) return std::nullopt;
     if (!has_data(variant.spec.op)) return early_leavers();
     ++seed_;
-    fill(variant);
+    fill(variant, seed_);
     run_call(variant);
-    const uint64_t wrong = wrong_output(variant, variant.buffers.recv) + wrong_input(variant);
+    const uint64_t wrong =
+        wrong_output(variant, seed_, variant.buffers.recv) + wrong_input(variant, seed_);
     return sum_over_ranks({wrong})[0];
   }
 
@@ -286,14 +230,17 @@ class Bench {
         !comparison_->prepare(variant.spec, variant.buffers, variant.shape)) {
       return false;
     }
-    if (!options_.check || !has_data(variant.spec.op)) return true;
+    const Comparison::Result result = comparison_->result();
+    if (!options_.check || !has_data(variant.spec.op) || result == Comparison::Result::kNone) {
+      return true;
+    }
     ++seed_;
-    fill(variant);
+    fill(variant, seed_);
     comm_.barrier();
     comparison_->run();
     const void* output =
-        comparison_->result_in_input() ? variant.buffers.send : variant.buffers.recv;
-    const uint64_t wrong = sum_over_ranks({wrong_output(variant, output)})[0];
+        result == Comparison::Result::kInput ? variant.buffers.send : variant.buffers.recv;
+    const uint64_t wrong = sum_over_ranks({wrong_output(variant, seed_, output)})[0];
     if (wrong != 0 && rank_ == 0) {
       fmt::print(stderr, "zbccl perf: {} gives {} wrong elements here and is left out of the row\n",
                  options_.compare, wrong);
@@ -340,14 +287,15 @@ class Bench {
   Report report_;
   CompareGroup group_;
   std::unique_ptr<Comparison> comparison_;
+  double init_ms_ = 0;
   uint64_t seed_ = 0;
   uint64_t wrong_ = 0;
 };
 
 }  // namespace
 
-uint64_t run_bench(Communicator& comm, const PerfOptions& options) {
-  return Bench(comm, options).run();
+uint64_t run_bench(Communicator& comm, const PerfOptions& options, double init_ms) {
+  return Bench(comm, options).run(init_ms);
 }
 
 }  // namespace zbccl::tools

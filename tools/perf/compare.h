@@ -21,13 +21,15 @@ struct CompareGroup {
 // One rank's membership. One thread.
 class Comparison {
  public:
+  // Where run() leaves what the operation is to give; kNone for a reference that gives no result.
+  enum class Result { kOutput, kInput, kNone };
+
   virtual ~Comparison() = default;
   // False where the library has no such operation, type or operator; else run() makes that call.
   // The buffers stay valid until the next prepare().
   virtual bool prepare(const CallSpec& spec, const Buffers& buffers, const Shape& shape) = 0;
   virtual void run() = 0;
-  // True where run() writes its result over the input: the output buffer then stays as it was.
-  virtual bool result_in_input() const = 0;
+  virtual Result result() const { return Result::kOutput; }
 };
 
 // Throws UsageError unless `name` can be compared with.

@@ -2,16 +2,23 @@
 // operation is prepared once for each size and then only run, which spares gloo what can be spared.
 
 #include <gloo/allgather.h>
+#include <gloo/allgatherv.h>
 #include <gloo/allreduce.h>
+#include <gloo/alltoall.h>
+#include <gloo/alltoallv.h>
 #include <gloo/barrier.h>
 #include <gloo/broadcast.h>
+#include <gloo/gather.h>
 #include <gloo/math.h>
+#include <gloo/reduce.h>
 #include <gloo/reduce_scatter.h>
 #include <gloo/rendezvous/context.h>
 #include <gloo/rendezvous/file_store.h>
+#include <gloo/scatter.h>
 #include <gloo/transport/tcp/device.h>
 #include <gloo/types.h>
 
+#include <algorithm>
 #include <chrono>
 #include <climits>
 #include <cstdlib>
@@ -95,6 +102,10 @@ bool with_type(zbcclDataType_t type, Use&& use) {
   }
 }
 
+bool has_empty(const std::vector<size_t>& parts) {
+  return std::count(parts.begin(), parts.end(), size_t{0}) > 0;
+}
+
 class GlooComparison : public Comparison {
  public:
   explicit GlooComparison(const CompareGroup& group) : rank_(group.rank), ranks_(group.ranks) {
@@ -112,12 +123,19 @@ class GlooComparison : public Comparison {
 
   bool prepare(const CallSpec& spec, const Buffers& buffers, const Shape& shape) override {
     run_ = nullptr;
-    result_in_input_ = false;
+    result_ = Result::kOutput;
     switch (spec.op) {
       case Op::kAllReduce: return prepare_all_reduce(spec, buffers, shape);
+      case Op::kReduce: return prepare_reduce(spec, buffers, shape);
       case Op::kAllGather: return prepare_all_gather(spec, buffers, shape);
+      case Op::kAllGatherV: return prepare_all_gather_v(spec, buffers, shape);
       case Op::kReduceScatter: return prepare_reduce_scatter(spec, buffers, shape);
+      case Op::kReduceScatterV: return prepare_reduce_scatter(spec, buffers, shape);
       case Op::kBroadcast: return prepare_broadcast(spec, buffers, shape);
+      case Op::kAllToAll: return prepare_all_to_all(spec, buffers, shape);
+      case Op::kAllToAllV: return prepare_all_to_all_v(spec, buffers, shape);
+      case Op::kGather: return prepare_gather(spec, buffers, shape);
+      case Op::kScatter: return prepare_scatter(spec, buffers, shape);
       case Op::kSendRecv: return prepare_sendrecv(spec, buffers, shape);
       case Op::kBarrier: return prepare_barrier();
     }
@@ -125,7 +143,7 @@ class GlooComparison : public Comparison {
   }
 
   void run() override { run_(); }
-  bool result_in_input() const override { return result_in_input_; }
+  Result result() const override { return result_; }
 
  private:
   bool prepare_all_reduce(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
@@ -152,17 +170,110 @@ class GlooComparison : public Comparison {
     return true;
   }
 
+  bool prepare_reduce(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
+    return with_type(spec.type, [&](auto zero) {
+      using T = decltype(zero);
+      const Reduce reduce = reduce_of<T>(spec.redop);
+      if (reduce == nullptr || shape.count == 0) return false;
+      auto options = std::make_shared<gloo::ReduceOptions>(context_);
+      options->setInput(static_cast<T*>(buffers.send), shape.count);
+      // It works in the output of every rank; those that are to get nothing give it their own.
+      const bool gets_it = rank_ == spec.root;
+      if (!gets_it) scratch_.resize(shape.count * sizeof(T));
+      void* const output = gets_it ? buffers.recv : scratch_.data();
+      options->setOutput(static_cast<T*>(output), shape.count);
+      options->setReduceFunction(reduce);
+      options->setRoot(spec.root);
+      run_ = [options] { gloo::reduce(*options); };
+      return true;
+    });
+  }
+
+  bool prepare_all_gather_v(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
+    if (has_empty(shape.recv_parts)) return false;
+    const size_t element = zbcclTypeSize(spec.type);
+    auto options = std::make_shared<gloo::AllgathervOptions>(context_);
+    std::vector<size_t> sizes = shape.recv_parts;
+    for (size_t& size : sizes) size *= element;
+    options->setInput(static_cast<char*>(buffers.send), shape.send * element);
+    options->setOutput(static_cast<char*>(buffers.recv), sizes);
+    run_ = [options] { gloo::allgatherv(*options); };
+    return true;
+  }
+
+  bool prepare_all_to_all(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
+    if (shape.count == 0) return false;
+    const size_t element = zbcclTypeSize(spec.type);
+    auto options = std::make_shared<gloo::AlltoallOptions>(context_);
+    options->setInput(static_cast<char*>(buffers.send), shape.send * element);
+    options->setOutput(static_cast<char*>(buffers.recv), shape.recv * element);
+    run_ = [options] { gloo::alltoall(*options); };
+    return true;
+  }
+
+  bool prepare_all_to_all_v(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
+    if (has_empty(shape.recv_parts)) return false;
+    const size_t element = zbcclTypeSize(spec.type);
+    const auto bytes_of = [&](const std::vector<size_t>& parts) {
+      std::vector<int64_t> bytes;
+      bytes.reserve(parts.size());
+      for (const size_t part : parts) bytes.push_back(static_cast<int64_t>(part * element));
+      return bytes;
+    };
+    auto options = std::make_shared<gloo::AlltoallvOptions>(context_);
+    options->setInput(static_cast<char*>(buffers.send), bytes_of(shape.send_parts));
+    options->setOutput(static_cast<char*>(buffers.recv), bytes_of(shape.recv_parts));
+    run_ = [options] { gloo::alltoallv(*options); };
+    return true;
+  }
+
+  bool prepare_gather(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
+    if (shape.count == 0) return false;
+    const size_t element = zbcclTypeSize(spec.type);
+    auto options = std::make_shared<gloo::GatherOptions>(context_);
+    options->setInput(static_cast<char*>(buffers.send), shape.send * element);
+    if (rank_ == spec.root) {
+      options->setOutput(static_cast<char*>(buffers.recv), shape.recv * element);
+    }
+    options->setRoot(spec.root);
+    run_ = [options] { gloo::gather(*options); };
+    return true;
+  }
+
+  bool prepare_scatter(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
+    if (shape.count == 0) return false;
+    const size_t bytes = shape.count * zbcclTypeSize(spec.type);
+    auto options = std::make_shared<gloo::ScatterOptions>(context_);
+    if (rank_ == spec.root) {
+      std::vector<char*> inputs;
+      inputs.reserve(static_cast<size_t>(ranks_));
+      for (int r = 0; r < ranks_; ++r) {
+        inputs.push_back(static_cast<char*>(buffers.send) + static_cast<size_t>(r) * bytes);
+      }
+      options->setInputs(inputs, bytes);
+    }
+    options->setOutput(static_cast<char*>(buffers.recv), bytes);
+    options->setRoot(spec.root);
+    run_ = [options] { gloo::scatter(*options); };
+    return true;
+  }
+
   // gloo's only form of it works in place: each rank's share ends up at the input's beginning.
   bool prepare_reduce_scatter(const CallSpec& spec, const Buffers& buffers, const Shape& shape) {
     return with_type(spec.type, [&](auto zero) {
       using T = decltype(zero);
       const auto* function = function_of<T>(spec.redop);
-      if (function == nullptr || shape.count == 0 || shape.send > INT_MAX) return false;
+      std::vector<int> counts(static_cast<size_t>(ranks_), static_cast<int>(shape.count));
+      if (!shape.recv_parts.empty()) {
+        counts.assign(shape.recv_parts.begin(), shape.recv_parts.end());
+      }
+      const bool empty = std::count(counts.begin(), counts.end(), 0) > 0;
+      if (function == nullptr || empty || shape.send > INT_MAX) return false;
       auto algorithm = std::make_shared<gloo::ReduceScatterHalvingDoubling<T>>(
           context_, std::vector<T*>{static_cast<T*>(buffers.send)}, static_cast<int>(shape.send),
-          std::vector<int>(static_cast<size_t>(ranks_), static_cast<int>(shape.count)), function);
+          std::move(counts), function);
       run_ = [algorithm] { algorithm->run(); };
-      result_in_input_ = true;
+      result_ = Result::kInput;
       return true;
     });
   }
@@ -205,7 +316,8 @@ class GlooComparison : public Comparison {
   int ranks_;
   std::shared_ptr<gloo::Context> context_;
   std::function<void()> run_;
-  bool result_in_input_ = false;
+  std::vector<char> scratch_;
+  Result result_ = Result::kOutput;
 };
 
 }  // namespace

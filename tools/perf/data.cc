@@ -102,6 +102,7 @@ constexpr FloatFormat kE5m2 = {2, 15, 8};
 constexpr int kMaxMagnitude = 100;
 constexpr int kMaxDoublings = 3;  // in a product: +-8 is exact in every type
 constexpr int kMaxAverage = 4;
+constexpr unsigned char kPoison = 0x5a;
 
 uint64_t differing(const std::byte* a, const std::byte* b, size_t count, size_t element) {
   if (std::memcmp(a, b, count * element) == 0) return 0;
@@ -262,24 +263,33 @@ void fill_bits(uint64_t seed, int rank, size_t bytes, void* out) {
   }
 }
 
-uint64_t wrong_bits(uint64_t seed, int rank, size_t count, size_t element, const void* data) {
+uint64_t wrong_bits(uint64_t seed, int rank, size_t first, size_t count, size_t element,
+                    const void* data) {
   constexpr size_t kBytes = 8192;  // a multiple of every element's size
-  alignas(8) std::array<std::byte, kBytes> expected;
+  constexpr size_t kWord = sizeof(uint64_t);
+  alignas(8) std::array<std::byte, kBytes + kWord> expected;
   const uint64_t key = stream_key(seed, rank);
   const auto* bytes = static_cast<const std::byte*>(data);
   const size_t total = count * element;
   uint64_t wrong = 0;
   for (size_t done = 0; done < total; done += kBytes) {
-    for (size_t i = 0; i < kBytes; i += sizeof(uint64_t)) {
-      const uint64_t word = mix(key + (done + i) / sizeof word);
-      std::memcpy(expected.data() + i, &word, sizeof word);
-    }
     const size_t size = std::min(kBytes, total - done);
-    wrong += differing(bytes + done, expected.data(), size / element, element);
+    const size_t start = first * element + done;
+    const size_t skipped = start % kWord;  // the stream is made of whole words
+    for (size_t i = 0; i < skipped + size; i += kWord) {
+      const uint64_t word = mix(key + (start - skipped + i) / kWord);
+      std::memcpy(expected.data() + i, &word, kWord);
+    }
+    wrong += differing(bytes + done, expected.data() + skipped, size / element, element);
   }
   return wrong;
 }
 
-void poison(size_t bytes, void* out) { std::memset(out, 0x5a, bytes); }
+void poison(size_t bytes, void* out) { std::memset(out, kPoison, bytes); }
+
+uint64_t wrong_poison(size_t bytes, const void* data) {
+  const auto* begin = static_cast<const unsigned char*>(data);
+  return bytes - static_cast<uint64_t>(std::count(begin, begin + bytes, kPoison));
+}
 
 }  // namespace zbccl::tools

@@ -45,11 +45,15 @@ class ReductionData {
 
 // Inputs that are only moved: every bit pattern of the type.
 void fill_bits(uint64_t seed, int rank, size_t bytes, void* out);
-// How many of `count` elements of `element` bytes differ from that input.
-uint64_t wrong_bits(uint64_t seed, int rank, size_t count, size_t element, const void* data);
+// How many of `count` elements of `element` bytes differ from that input's elements [first, first +
+// count).
+uint64_t wrong_bits(uint64_t seed, int rank, size_t first, size_t count, size_t element,
+                    const void* data);
 
 // Written over outputs before a checked call: a pattern that is hardly ever the right result, so
 // that what was not written shows.
 void poison(size_t bytes, void* out);
+// How many of `bytes` bytes are not that pattern.
+uint64_t wrong_poison(size_t bytes, const void* data);
 
 }  // namespace zbccl::tools

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
+#include <numeric>
 #include <zbccl/zbccl.hpp>
 
 namespace zbccl::tools {
@@ -12,13 +14,31 @@ struct Entry {
   const char* name;
 };
 constexpr std::array kOps = {Entry{Op::kAllReduce, "all_reduce"},
+                             Entry{Op::kReduce, "reduce"},
                              Entry{Op::kAllGather, "all_gather"},
+                             Entry{Op::kAllGatherV, "all_gather_v"},
                              Entry{Op::kReduceScatter, "reduce_scatter"},
+                             Entry{Op::kReduceScatterV, "reduce_scatter_v"},
                              Entry{Op::kBroadcast, "broadcast"},
+                             Entry{Op::kAllToAll, "all_to_all"},
+                             Entry{Op::kAllToAllV, "all_to_all_v"},
+                             Entry{Op::kGather, "gather"},
+                             Entry{Op::kScatter, "scatter"},
                              Entry{Op::kSendRecv, "sendrecv"},
                              Entry{Op::kBarrier, "barrier"}};
 
 std::byte* at(void* base, size_t bytes) { return static_cast<std::byte*>(base) + bytes; }
+
+// Parts of one rank of all_to_all_v: what goes to each rank, or (`sign` -1) comes from it.
+std::vector<size_t> turned(const std::vector<size_t>& parts, int rank, int sign) {
+  const int ranks = static_cast<int>(parts.size());
+  std::vector<size_t> row(parts.size());
+  for (int peer = 0; peer < ranks; ++peer) {
+    row[static_cast<size_t>(peer)] =
+        parts[static_cast<size_t>((sign * (peer - rank) + ranks) % ranks)];
+  }
+  return row;
+}
 
 }  // namespace
 
@@ -37,21 +57,89 @@ const char* op_name(Op op) {
   return "unknown";
 }
 
-bool reduces(Op op) { return op == Op::kAllReduce || op == Op::kReduceScatter; }
+std::string op_names() {
+  std::string names;
+  for (size_t i = 0; i < kOps.size(); ++i) {
+    if (i > 0) names += i + 1 < kOps.size() ? ", " : " or ";
+    names += kOps[i].name;
+  }
+  return names;
+}
+
+bool reduces(Op op) {
+  return op == Op::kAllReduce || op == Op::kReduce || op == Op::kReduceScatter ||
+         op == Op::kReduceScatterV;
+}
+
+bool has_root(Op op) {
+  return op == Op::kReduce || op == Op::kBroadcast || op == Op::kGather || op == Op::kScatter;
+}
 
 bool has_data(Op op) { return op != Op::kBarrier; }
 
-bool has_in_place(Op op) { return op != Op::kBarrier && op != Op::kSendRecv; }
+bool has_parts(Op op) {
+  return op == Op::kAllGatherV || op == Op::kReduceScatterV || op == Op::kAllToAllV;
+}
 
-Shape shape_of(Op op, size_t bytes, size_t element, int ranks) {
+bool has_in_place(Op op) {
+  return op != Op::kBarrier && op != Op::kSendRecv && op != Op::kAllToAllV;
+}
+
+bool gives(Op op, int rank, int root) {
+  return (op != Op::kBroadcast && op != Op::kScatter) || rank == root;
+}
+
+bool gets(Op op, int rank, int root) {
+  return (op != Op::kReduce && op != Op::kGather) || rank == root;
+}
+
+std::vector<size_t> uneven_parts(size_t elements, int ranks) {
+  std::vector<uint64_t> weights(static_cast<size_t>(ranks));
+  uint64_t state = 20'261'121;
+  for (uint64_t& weight : weights) {
+    state = state * 6'364'136'223'846'793'005ULL + 1'442'695'040'888'963'407ULL;
+    weight = 1 + (state >> 60);
+  }
+  const uint64_t sum = std::accumulate(weights.begin(), weights.end(), uint64_t{0});
+  std::vector<size_t> parts(weights.size());
+  size_t left = elements;
+  for (size_t i = 0; i + 1 < parts.size(); ++i) {
+    parts[i] = elements / sum * weights[i] + elements % sum * weights[i] / sum;
+    left -= parts[i];
+  }
+  parts.back() = left;
+  return parts;
+}
+
+size_t offset_of(const std::vector<size_t>& parts, int index) {
+  return std::accumulate(parts.begin(), parts.begin() + index, size_t{0});
+}
+
+Shape shape_of(Op op, size_t bytes, size_t element, int rank, int ranks) {
   const size_t elements = bytes / element;
   const size_t share = elements / static_cast<size_t>(ranks);
   const size_t whole = share * static_cast<size_t>(ranks);
+  const auto mine = static_cast<size_t>(rank);
   switch (op) {
-    case Op::kAllGather: return {share, share, whole};
-    case Op::kReduceScatter: return {share, whole, share};
-    case Op::kBarrier: return {0, 0, 0};
-    default: return {elements, elements, elements};
+    case Op::kAllGather:
+    case Op::kGather: return {share, share, whole, {}, {}};
+    case Op::kReduceScatter:
+    case Op::kScatter: return {share, whole, share, {}, {}};
+    case Op::kAllToAll: return {share, whole, whole, {}, {}};
+    case Op::kAllGatherV: {
+      std::vector<size_t> parts = uneven_parts(elements, ranks);
+      return {0, parts[mine], elements, {}, std::move(parts)};
+    }
+    case Op::kReduceScatterV: {
+      std::vector<size_t> parts = uneven_parts(elements, ranks);
+      return {0, elements, parts[mine], {}, std::move(parts)};
+    }
+    case Op::kAllToAllV: {
+      const std::vector<size_t> parts = uneven_parts(elements, ranks);
+      return {0, elements, elements, turned(parts, rank, 1), turned(parts, rank, -1)};
+    }
+    case Op::kBarrier: return {};
+    default: return {elements, elements, elements, {}, {}};
   }
 }
 
@@ -59,40 +147,88 @@ double bus_factor(Op op, int ranks) {
   const double n = ranks;
   switch (op) {
     case Op::kAllReduce: return 2 * (n - 1) / n;
-    case Op::kAllGather:
-    case Op::kReduceScatter: return (n - 1) / n;
-    default: return 1;
+    case Op::kReduce:
+    case Op::kBroadcast:
+    case Op::kSendRecv:
+    case Op::kBarrier: return 1;
+    default: return (n - 1) / n;
   }
 }
 
 Buffers in_place_buffers(Op op, void* base, const Shape& shape, size_t element, int rank) {
-  const size_t offset = static_cast<size_t>(rank) * shape.count * element;
-  if (op == Op::kAllGather) return {at(base, offset), base};
-  if (op == Op::kReduceScatter) return {base, at(base, offset)};
-  return {base, base};
+  const size_t share = static_cast<size_t>(rank) * shape.count * element;
+  switch (op) {
+    case Op::kAllGather:
+    case Op::kGather: return {at(base, share), base};
+    case Op::kReduceScatter:
+    case Op::kScatter: return {base, at(base, share)};
+    case Op::kAllGatherV: return {at(base, offset_of(shape.recv_parts, rank) * element), base};
+    case Op::kReduceScatterV: return {base, at(base, offset_of(shape.recv_parts, rank) * element)};
+    default: return {base, base};
+  }
 }
 
-void call(Communicator& comm, const CallSpec& spec, const Buffers& buffers, size_t count, int rank,
-          int ranks) {
+void call(Communicator& comm, const CallSpec& spec, const Buffers& buffers, const Shape& shape,
+          int rank, int ranks) {
+  const void* const send = buffers.send;
+  void* const recv = buffers.recv;
+  const size_t count = shape.count;
+  zbcclComm_t c = comm.get();
+  const zbcclDataType_t type = spec.type;
+  const size_t* const recv_parts = shape.recv_parts.data();
+  // By the C functions: what is measured is the library, not the header around it.
   switch (spec.op) {
     case Op::kAllReduce:
-      comm.all_reduce(buffers.send, buffers.recv, count, spec.type, spec.redop);
-      return;
-    case Op::kAllGather: comm.all_gather(buffers.send, buffers.recv, count, spec.type); return;
+      return check(zbcclAllReduce(send, recv, count, type, spec.redop, c, nullptr));
+    case Op::kReduce:
+      return check(zbcclReduce(send, recv, count, type, spec.redop, spec.root, c, nullptr));
+    case Op::kAllGather: return check(zbcclAllGather(send, recv, count, type, c, nullptr));
+    case Op::kAllGatherV:
+      return check(zbcclAllGatherV(send, recv, recv_parts, nullptr, type, c, nullptr));
     case Op::kReduceScatter:
-      comm.reduce_scatter(buffers.send, buffers.recv, count, spec.type, spec.redop);
-      return;
+      return check(zbcclReduceScatter(send, recv, count, type, spec.redop, c, nullptr));
+    case Op::kReduceScatterV:
+      return check(zbcclReduceScatterV(send, recv, recv_parts, type, spec.redop, c, nullptr));
     case Op::kBroadcast:
-      comm.broadcast(buffers.send, buffers.recv, count, spec.type, spec.root);
-      return;
+      return check(zbcclBroadcast(send, recv, count, type, spec.root, c, nullptr));
+    case Op::kAllToAll: return check(zbcclAllToAll(send, recv, count, type, c, nullptr));
+    case Op::kAllToAllV:
+      return check(zbcclAllToAllV(send, shape.send_parts.data(), nullptr, recv, recv_parts, nullptr,
+                                  type, c, nullptr));
+    case Op::kGather: return check(zbcclGather(send, recv, count, type, spec.root, c, nullptr));
+    case Op::kScatter: return check(zbcclScatter(send, recv, count, type, spec.root, c, nullptr));
     case Op::kSendRecv: {
-      Work sending = comm.send_async(buffers.send, count, spec.type, (rank + 1) % ranks);
-      comm.recv(buffers.recv, count, spec.type, (rank + ranks - 1) % ranks);
-      sending.wait();
-      return;
+      Group group;  // both at once, as nccl-tests makes them
+      check(zbcclSend(send, count, type, (rank + 1) % ranks, c, nullptr));
+      check(zbcclRecv(recv, count, type, (rank + ranks - 1) % ranks, c, nullptr));
+      return group.finish();
     }
-    case Op::kBarrier: comm.barrier(); return;
+    case Op::kBarrier: return check(zbcclBarrier(c, nullptr));
   }
+}
+
+std::vector<Moved> moves_of(const CallSpec& spec, const Shape& shape, int rank, int ranks) {
+  std::vector<Moved> moves;
+  if (!has_data(spec.op) || reduces(spec.op) || !gets(spec.op, rank, spec.root)) return moves;
+  const size_t count = shape.count;
+  if (spec.op == Op::kBroadcast) return {{spec.root, 0, 0, count}};
+  if (spec.op == Op::kSendRecv) return {{(rank + ranks - 1) % ranks, 0, 0, count}};
+  if (spec.op == Op::kScatter) return {{spec.root, static_cast<size_t>(rank) * count, 0, count}};
+  moves.reserve(static_cast<size_t>(ranks));
+  size_t recv_first = 0;
+  for (int peer = 0; peer < ranks; ++peer) {
+    Moved move = {peer, 0, recv_first, count};
+    if (spec.op == Op::kAllToAll) move.send_first = static_cast<size_t>(rank) * count;
+    if (!shape.recv_parts.empty()) move.count = shape.recv_parts[static_cast<size_t>(peer)];
+    if (spec.op == Op::kAllToAllV) {
+      // The peer's row is this rank's, turned back and on to the peer.
+      const auto parts = turned(shape.send_parts, -rank, 1);
+      move.send_first = offset_of(turned(parts, peer, 1), rank);
+    }
+    moves.push_back(move);
+    recv_first += move.count;
+  }
+  return moves;
 }
 
 }  // namespace zbccl::tools

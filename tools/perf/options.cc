@@ -115,9 +115,7 @@ PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
   const auto op = parse_op(arguments.op);
   if (!op) {
     throw UsageError(
-        fmt::format("perf {}: there is no such operation; expected all_reduce, all_gather, "
-                    "reduce_scatter, broadcast, sendrecv or barrier",
-                    arguments.op));
+        fmt::format("perf {}: there is no such operation; expected {}", arguments.op, op_names()));
   }
   options.op = *op;
   if (arguments.device != "host") {
@@ -146,6 +144,7 @@ PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
   }
   options.factor = arguments.factor;
   options.iterations = arguments.iterations;
+  options.seconds = arguments.seconds;
   options.warmup = arguments.warmup;
   if (arguments.root < 0 || arguments.root >= ranks) {
     throw UsageError(
@@ -161,7 +160,9 @@ PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
     options.in_place = false;
   }
   options.check = arguments.check;
+  options.fresh = arguments.fresh;
   options.unregistered = arguments.unregistered;
+  options.bind = !arguments.no_bind;
   options.compare = arguments.compare;
   if (!options.compare.empty()) check_comparison(options.compare);
   options.json_path = arguments.json_path;

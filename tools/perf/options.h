@@ -19,14 +19,17 @@ struct PerfOptions {
   size_t min_bytes = 0;
   size_t max_bytes = 0;
   int factor = 2;
-  int iterations = 0;  // 0: as many as fit in a fraction of a second
+  int iterations = 0;  // 0: as many as fit in `seconds`
+  double seconds = 0.3;
   int warmup = 5;
   int root = 0;
   bool out_of_place = true;
   bool in_place = true;
   bool check = false;
+  bool fresh = false;
   bool unregistered = false;
-  std::string compare;    // "" or "gloo"
+  bool bind = true;       // each rank's thread to a core, where there is one for each
+  std::string compare;    // "", "gloo" or "copy"
   std::string json_path;  // "" for none
 };
 
@@ -41,12 +44,15 @@ struct PerfArguments {
   std::vector<std::string> types;  // empty: bf16, or f32 where gloo, which has no bf16, is compared
   std::vector<std::string> redops = {"sum"};
   int iterations = 0;
+  double seconds = 0.3;
   int warmup = 5;
   int root = 0;
   bool in_place = false;
   bool out_of_place = false;
   bool check = false;
+  bool fresh = false;
   bool unregistered = false;
+  bool no_bind = false;
   std::string compare;
   std::string json_path;
 };

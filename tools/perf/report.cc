@@ -69,18 +69,22 @@ ordered_json to_json(const Row& row, const std::string& compare_name) {
                          {"dtype", nullptr},
                          {"redop", nullptr},
                          {"size", row.bytes},
+                         {"fresh", row.fresh},
                          {"algorithm", row.algorithm},
                          {"out_of_place", to_json(row, row.out_of_place)},
                          {"in_place", to_json(row, row.in_place)},
                          {"staged_bytes", row.staged_bytes},
                          {"landing_bytes", row.landing_bytes},
                          {"held_bytes", row.held_bytes},
+                         {"init_ms", row.init_ms},
                          {"compare", nullptr}};
   if (has_data(row.op)) result["dtype"] = zbcclTypeName(row.type);
   if (reduces(row.op)) result["redop"] = zbcclOpName(row.redop);
   if (row.compare) {
-    result["compare"] = {
-        {"name", compare_name}, {"time_us", row.compare->mean}, {"p50_us", row.compare->p50}};
+    result["compare"] = {{"name", compare_name},
+                         {"time_us", row.compare->mean},
+                         {"p50_us", row.compare->p50},
+                         {"p99_us", row.compare->p99}};
   }
   return result;
 }
@@ -99,10 +103,12 @@ std::string iterations_text(const PerfOptions& options) {
 
 void Report::print_header() const {
   print_line(fmt::format(
-      "# zbccl {}.{}.{} {}: device host, ranks {}, iterations {}, warm-up {}, check {}, memory {}",
+      "# zbccl {}.{}.{} {}: device host, ranks {}, iterations {}, warm-up {}, check {}, memory {}, "
+      "data {}",
       ZBCCL_MAJOR, ZBCCL_MINOR, ZBCCL_PATCH, op_name(options_.op), ranks_,
       iterations_text(options_), options_.warmup, options_.check ? 1 : 0,
-      options_.unregistered ? "unregistered" : "registered"));
+      options_.unregistered ? "unregistered" : "registered",
+      options_.fresh ? "fresh" : "unchanging"));
   const bool compares = !options_.compare.empty();
   print_line("#");
   print_line(fmt::format("#{:>50}{:^31}  {:^31}  {:^18}  {:^18}  {:>12}{:>12}{}", "",
@@ -127,7 +133,7 @@ void Report::add(const Row& row) {
   std::string text = fmt::format("{:>12}{:>13}{:>9}{:>9}{:>6}  ", row.bytes, row.count,
                                  has_data(row.op) ? zbcclTypeName(row.type) : "none",
                                  reduces(row.op) ? zbcclOpName(row.redop) : "none",
-                                 row.op == Op::kBroadcast ? row.root : -1);
+                                 has_root(row.op) ? row.root : -1);
   text += main_columns(row, row.out_of_place) + main_columns(row, row.in_place);
   text += percentile_columns(row.out_of_place) + percentile_columns(row.in_place);
   text += fmt::format("  {:>12}{:>12}", row.algorithm, row.staged_bytes);
@@ -143,7 +149,7 @@ void Report::add(const Row& row) {
   print_line(text);
 }
 
-void Report::print_footer() const {
+void Report::print_footer(double init_ms) const {
   uint64_t wrong = 0;
   double sum = 0;
   int measured = 0;
@@ -170,6 +176,7 @@ void Report::print_footer() const {
   print_line(fmt::format("# Staged bytes a call  : {} at most", most.staged_bytes));
   print_line(fmt::format("# Landing bytes a call : {} at most", most.landing_bytes));
   print_line(fmt::format("# Held bytes           : {} at most, all ranks", most.held_bytes));
+  print_line(fmt::format("# Initialisation       : {:.1f} ms, slowest rank", init_ms));
 }
 
 void Report::write_json() const {

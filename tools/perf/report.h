@@ -30,12 +30,14 @@ struct Row {
   int root = 0;
   size_t bytes = 0;
   size_t count = 0;
+  bool fresh = false;
   std::string algorithm;
   std::optional<Measurement> out_of_place;
   std::optional<Measurement> in_place;
   uint64_t staged_bytes = 0;   // of one call, all ranks together
   uint64_t landing_bytes = 0;  // the same
   uint64_t held_bytes = 0;     // by all ranks' libraries, after the row
+  double init_ms = 0;          // until the slowest rank had its communicator
   std::optional<Timing> compare;
 };
 
@@ -45,7 +47,7 @@ class Report {
 
   void print_header() const;
   void add(const Row& row);  // prints it too
-  void print_footer() const;
+  void print_footer(double init_ms) const;
   // Throws std::runtime_error where the file cannot be written.
   void write_json() const;
 

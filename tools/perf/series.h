@@ -1,8 +1,9 @@
-// The times of many calls, in batches that all ranks begin together.
+// The times of many calls, which all ranks begin together.
+//
+// A sample is the difference of two clock readings and so contains one of them, some 25 ns. Its
+// memory is there and written before the first call, so that nothing but the call is timed.
 #pragma once
 
-#include <algorithm>
-#include <chrono>
 #include <functional>
 #include <vector>
 #include <zbccl/zbccl.hpp>
@@ -13,44 +14,25 @@ namespace zbccl::tools {
 
 class Series {
  public:
-  // Collective.
-  void run_batch(Communicator& comm, int calls, const std::function<void()>& call) {
-    using Clock = std::chrono::steady_clock;
-    using Microseconds = std::chrono::duration<double, std::micro>;
-    if (calls <= 0) return;
-    // Growing it between two calls would be taken for their time.
-    samples_.reserve(samples_.size() + static_cast<size_t>(calls));
-    comm.barrier();
-    const auto begin = Clock::now();
-    auto last = begin;
-    for (int i = 0; i < calls; ++i) {
-      call();
-      const auto now = Clock::now();
-      samples_.push_back(Microseconds(now - last).count());
-      last = now;
-    }
-    totals_.push_back(Microseconds(last - begin).count());
-  }
+  // For at most `calls` calls.
+  explicit Series(int calls);
 
-  // Collective. The mean is of the slowest rank in each batch, the percentiles of the slowest rank
-  // in each call.
-  Timing timing(Communicator& comm) const {
-    const size_t calls = samples_.size();
-    if (calls == 0) return {};
-    Buffer<double> slowest(calls + totals_.size());
-    std::copy(samples_.begin(), samples_.end(), slowest.begin());
-    std::copy(totals_.begin(), totals_.end(), slowest.begin() + calls);
-    comm.all_reduce(slowest.span(), zbcclMax);
-    double total = 0;
-    for (size_t i = calls; i < slowest.size(); ++i) total += slowest[i];
-    std::sort(slowest.begin(), slowest.begin() + calls);
-    return {total / static_cast<double>(calls), slowest[(calls - 1) / 2],
-            slowest[(calls - 1) * 99 / 100]};
-  }
+  // Collective: calls one behind the other, begun together.
+  void run_batch(Communicator& comm, int calls, const std::function<void()>& call);
+  // Collective: each call begun together, `before` before that and `after` after it. Only the calls
+  // are timed.
+  void run_apart(Communicator& comm, int calls, const std::function<void()>& before,
+                 const std::function<void()>& call, const std::function<void()>& after);
+
+  // Collective. The percentiles are of the slowest rank in each call; so is the mean of calls run
+  // apart, that of batches is of the slowest rank in each batch.
+  Timing timing(Communicator& comm) const;
 
  private:
   std::vector<double> samples_;
   std::vector<double> totals_;
+  size_t done_ = 0;
+  bool apart_ = false;  // no batch: each call by itself
 };
 
 }  // namespace zbccl::tools

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <utility>
 
+#include "bindings/python/src/group.h"
 #include "bindings/python/src/signals.h"
 
 namespace nb = nanobind;
@@ -37,6 +38,9 @@ bool Flight::wait(int64_t timeout_ms) {
   const bool watch = on_main_thread();
   const Clock::time_point end = Clock::now() + std::chrono::milliseconds(timeout_ms);
   while (!poll()) {
+    if (group_ != 0 && group_ == Group::current_id()) {
+      fail(zbcclInvalidUsage, "the group of this call has not ended: wait for it after the group");
+    }
     int64_t slice = watch ? kSlice : 0;
     if (timeout_ms > 0) {
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()).count();
@@ -54,22 +58,13 @@ bool Flight::wait(int64_t timeout_ms) {
 
 // ---- Communicator
 
-class Communicator::Use {
- public:
-  Use(Communicator& self, const char* name) : self_(self) {
-    if (self.in_use_by_ != nullptr) {
-      fail(zbcclInvalidUsage, std::string(name) + ": another thread is inside " + self.in_use_by_ +
-                                  " on this communicator; give each thread its own (split)");
-    }
-    self.in_use_by_ = name;
+Communicator::Use::Use(Communicator& self, const char* name) : self_(self) {
+  if (self.in_use_by_ != nullptr) {
+    fail(zbcclInvalidUsage, std::string(name) + ": another thread is inside " + self.in_use_by_ +
+                                " on this communicator; give each thread its own (split)");
   }
-  ~Use() { self_.in_use_by_ = nullptr; }
-  Use(const Use&) = delete;
-  Use& operator=(const Use&) = delete;
-
- private:
-  Communicator& self_;
-};
+  self.in_use_by_ = name;
+}
 
 Communicator::Communicator(zbcclComm_t comm) : comm_(comm) {
   (void)zbcclCommUserRank(comm, &rank_);
@@ -96,8 +91,14 @@ FlightPtr Communicator::run(const char* name, CallOptions options, std::vector<O
   const Use use(*this, name);
   zbcclCall_t how = ZBCCL_CALL_INITIALIZER;
   how.timeout_ms = options.timeout_ms;
+  Group* const group = Group::current();
+  if (group != nullptr && !options.asynchronous) {
+    check(call(&how));
+    group->add(*this, std::move(operands));
+    return nullptr;
+  }
   if (!options.asynchronous) {
-    call_watched(comm, [&] { return call(&how); });
+    call_watched(std::span<const zbcclComm_t>(&comm, 1), [&] { return call(&how); });
     return nullptr;
   }
   zbcclWork_t work = nullptr;
@@ -108,7 +109,8 @@ FlightPtr Communicator::run(const char* name, CallOptions options, std::vector<O
     outcome = Outcome::of(call(&how));
   }
   outcome.check();
-  auto flight = std::make_shared<Flight>(work, std::move(operands));
+  if (group != nullptr) group->add(*this, {});
+  auto flight = std::make_shared<Flight>(work, std::move(operands), Group::current_id());
   keep(flight);
   return flight;
 }
@@ -155,6 +157,9 @@ void Communicator::abort() {
 void Communicator::close() {
   if (comm_ == nullptr) return;
   const Use use(*this, "close");
+  if (const Group* group = Group::current(); group != nullptr && group->contains(*this)) {
+    fail(zbcclInvalidUsage, "close: the communicator has calls in the group that is open here");
+  }
   while (!flights_.empty()) {
     const FlightPtr flight = flights_.back();
     (void)flight->wait(0);

@@ -20,8 +20,9 @@ namespace zbccl::python {
 // the GIL, except for the handle itself.
 class Flight {
  public:
-  Flight(zbcclWork_t work, std::vector<Operand> operands)
-      : work_(work), operands_(std::move(operands)) {}
+  // `group`: the group that the call waits for the end of, or 0.
+  Flight(zbcclWork_t work, std::vector<Operand> operands, uint64_t group)
+      : work_(work), operands_(std::move(operands)), group_(group) {}
   ~Flight() { (void)zbcclWorkFree(work_); }
   Flight(const Flight&) = delete;
   Flight& operator=(const Flight&) = delete;
@@ -29,7 +30,7 @@ class Flight {
   // Whether it is done; never blocks.
   bool poll();
   // Waits without the GIL, serving signals on the main thread; false once `timeout_ms` > 0 have
-  // passed.
+  // passed. Failure inside the group of the call, where it would wait for ever.
   bool wait(int64_t timeout_ms);
   // The result of what is done.
   const Outcome& outcome() const { return outcome_; }
@@ -39,6 +40,7 @@ class Flight {
 
   zbcclWork_t work_;
   std::vector<Operand> operands_;
+  uint64_t group_;
   Outcome outcome_;
   bool done_ = false;
 };
@@ -63,7 +65,11 @@ class Communicator {
   // The handle; Failure once closed.
   zbcclComm_t get(const char* action) const;
 
-  // Runs one operation: blocks and returns null, or starts it and returns its flight.
+  // Marks the communicator as used by this thread while it lives.
+  class Use;
+
+  // Runs one operation: blocks and returns null, or starts it and returns its flight. Inside a
+  // group a blocking one is noted, and its operands are kept until the group ends.
   FlightPtr run(const char* name, CallOptions options, std::vector<Operand> operands,
                 const std::function<zbcclResult_t(const zbcclCall_t*)>& call);
   std::unique_ptr<Communicator> split(int color, int key, const zbcclConfig_t& config);
@@ -74,9 +80,6 @@ class Communicator {
   bool busy();
 
  private:
-  // Marks the communicator as used by this thread while it lives.
-  class Use;
-
   void keep(const FlightPtr& flight);
 
   zbcclComm_t comm_;
@@ -86,6 +89,17 @@ class Communicator {
   const char* in_use_by_ = nullptr;
   std::vector<FlightPtr> flights_;
   size_t sweep_at_ = 16;
+};
+
+class Communicator::Use {
+ public:
+  Use(Communicator& self, const char* name);
+  ~Use() { self_.in_use_by_ = nullptr; }
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+
+ private:
+  Communicator& self_;
 };
 
 void bind_communicator(nanobind::module_& module);

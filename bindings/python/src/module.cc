@@ -7,6 +7,7 @@
 
 #include "bindings/python/src/communicator.h"
 #include "bindings/python/src/error.h"
+#include "bindings/python/src/group.h"
 #include "bindings/python/src/tensor.h"
 
 namespace nb = nanobind;
@@ -54,6 +55,7 @@ NB_MODULE(_zbccl, module) {
   zbccl::python::register_failures();
   zbccl::python::bind_tensor(module);
   zbccl::python::bind_communicator(module);
+  zbccl::python::bind_group(module);
   zbccl::python::bind_rendezvous(module);
   module.def("memory_report", &memory_report, nb::sig("def memory_report() -> dict[str, int]"));
   module.def("version", &version);

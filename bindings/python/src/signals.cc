@@ -40,7 +40,7 @@ bool sigint_raises() {
 
 }  // namespace
 
-// Aborts the watched communicator when SIGINT comes. One for each process, as long as that lives.
+// Aborts the watched communicators when SIGINT comes. One for each process, as long as that lives.
 class Watcher {
  public:
   static Watcher& instance() {
@@ -49,11 +49,11 @@ class Watcher {
     return *current;
   }
 
-  // Watches `comm` (null: none) from now on and returns what it watched before.
-  zbcclComm_t watch(zbcclComm_t comm) {
+  // Watches `comms` from now on and returns what it watched before.
+  std::span<const zbcclComm_t> watch(std::span<const zbcclComm_t> comms) {
     const std::lock_guard lock(mutex_);
     generation_.fetch_add(1);
-    return std::exchange(comm_, comm);
+    return std::exchange(comms_, comms);
   }
 
   // Puts handle() in front of SIGINT's handler; false if SIGINT has none, or this one.
@@ -102,9 +102,8 @@ class Watcher {
     for (;;) {
       if (sem_wait(&arrived_) != 0 || !sigint_raises()) continue;
       const std::lock_guard lock(mutex_);
-      if (comm_ != nullptr && interrupted_.load() == generation_.load()) {
-        (void)zbcclCommAbort(comm_);
-      }
+      if (interrupted_.load() != generation_.load()) continue;
+      for (zbcclComm_t comm : comms_) (void)zbcclCommAbort(comm);
     }
   }
 
@@ -116,13 +115,13 @@ class Watcher {
   std::atomic<uint64_t> generation_{0};  // of the watched call
   std::atomic<uint64_t> interrupted_{0};
   std::mutex mutex_;
-  zbcclComm_t comm_ = nullptr;
+  std::span<const zbcclComm_t> comms_;
 };
 
-Watched::Watched(zbcclComm_t comm) {
+Watched::Watched(std::span<const zbcclComm_t> comms) {
   if (!on_main_thread()) return;
   watcher_ = &Watcher::instance();
-  outer_ = watcher_->watch(comm);
+  outer_ = watcher_->watch(comms);
   installed_ = watcher_->install();
 }
 
@@ -132,10 +131,10 @@ Watched::~Watched() {
   watcher_->watch(outer_);
 }
 
-void call_watched(zbcclComm_t comm, const std::function<zbcclResult_t()>& body) {
+void call_watched(std::span<const zbcclComm_t> comms, const std::function<zbcclResult_t()>& body) {
   Outcome outcome;
   {
-    const Watched watched(comm);
+    const Watched watched(comms);
     // A signal that came before the watch began has not been seen by it.
     if (on_main_thread()) run_signal_handlers();
     const nb::gil_scoped_release released;

@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 
 #include "bindings/python/src/error.h"
 
@@ -27,11 +28,11 @@ void run_signal_handlers();
 
 class Watcher;
 
-// While it lives on the main thread, Ctrl-C aborts `comm`, unless the program has a SIGINT handler
+// While it lives on the main thread, Ctrl-C aborts `comms`, unless the program has a SIGINT handler
 // of its own, which then runs after the call. Does nothing on other threads. GIL held at both ends.
 class Watched {
  public:
-  explicit Watched(zbcclComm_t comm);
+  explicit Watched(std::span<const zbcclComm_t> comms);
   ~Watched();
   Watched(const Watched&) = delete;
   Watched& operator=(const Watched&) = delete;
@@ -39,12 +40,13 @@ class Watched {
  private:
   Watcher* watcher_ = nullptr;
   bool installed_ = false;
-  zbcclComm_t outer_ = nullptr;  // a handler of the program's may call while a call is watched
+  std::span<const zbcclComm_t>
+      outer_;  // a handler of the program's may call while a call is watched
 };
 
 // Calls `body` without the GIL under Watched and throws what it failed with; a handler's exception
 // comes first.
-void call_watched(zbcclComm_t comm, const std::function<zbcclResult_t()>& body);
+void call_watched(std::span<const zbcclComm_t> comms, const std::function<zbcclResult_t()>& body);
 
 // Calls `body` without the GIL. On the main thread a pending signal is served every few
 // milliseconds; if its handler raises, `body` is left to finish by itself and `discard` then undoes

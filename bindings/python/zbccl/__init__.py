@@ -17,7 +17,7 @@ from typing import Any
 
 from zbccl import _zbccl
 from zbccl._zbccl import Tensor, UniqueId, get_unique_id
-from zbccl.communicator import Communicator, Work, empty
+from zbccl.communicator import Communicator, empty
 from zbccl.errors import (
     AbortedError,
     Code,
@@ -35,7 +35,9 @@ from zbccl.errors import (
     UnsupportedError,
     VersionMismatchError,
 )
+from zbccl.groups import group
 from zbccl.rendezvous import C10dStore, LocalStore, Store, from_store, init, init_all
+from zbccl.work import Work
 
 __version__: str = _zbccl.version()
 
@@ -85,6 +87,7 @@ __all__ = [
     "env",
     "from_store",
     "get_unique_id",
+    "group",
     "init",
     "init_all",
     "memory_report",

@@ -99,11 +99,49 @@ class Communicator:
     def all_reduce(
         self, x: object, out: object | None, op: str, timeout_ms: int, asynchronous: bool
     ) -> tuple[Flight | None, Tensor | None]: ...
-    def all_gather(
-        self, x: object, out: object | None, timeout_ms: int, asynchronous: bool
+    def reduce(
+        self, x: object, root: int, out: object | None, op: str, timeout_ms: int, asynchronous: bool
     ) -> tuple[Flight | None, Tensor | None]: ...
     def reduce_scatter(
         self, x: object, out: object | None, op: str, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def reduce_scatter_v(
+        self,
+        x: object,
+        sizes: list[int],
+        out: object | None,
+        op: str,
+        timeout_ms: int,
+        asynchronous: bool,
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def all_gather(
+        self, x: object, out: object | None, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def all_gather_v(
+        self,
+        x: object,
+        sizes: list[int] | None,
+        out: object | None,
+        timeout_ms: int,
+        asynchronous: bool,
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def gather(
+        self, x: object, root: int, out: object | None, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def scatter(
+        self, x: object | None, root: int, out: object | None, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def all_to_all(
+        self, x: object, out: object | None, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
+    def all_to_all_v(
+        self,
+        x: object,
+        send_sizes: list[int],
+        recv_sizes: list[int] | None,
+        out: object | None,
+        timeout_ms: int,
+        asynchronous: bool,
     ) -> tuple[Flight | None, Tensor | None]: ...
     def broadcast(
         self, x: object | None, root: int, out: object | None, timeout_ms: int, asynchronous: bool
@@ -117,6 +155,15 @@ class Communicator:
     def recv(
         self, x: object, peer: int, timeout_ms: int, asynchronous: bool
     ) -> tuple[Flight | None, Tensor | None]: ...
+
+def group_start() -> None:
+    """Opens a group on this thread; groups nest."""
+
+def group_end() -> None:
+    """The outermost end makes the group's calls."""
+
+def group_cancel() -> None:
+    """Leaves this thread's group, if any, without its calls."""
 
 class UniqueId:
     """

@@ -1,38 +1,23 @@
-"""Communicators and their operations."""
+"""Communicators: their life, and what can be seen of them."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import math
 import weakref
 from collections.abc import Sequence
-from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, Literal, TypeVar, overload
 
 from zbccl import _zbccl
 from zbccl.dtypes import dtype_name
-from zbccl.errors import Code, Error, InvalidArgumentError, InvalidUsageError, error_type
-from zbccl.errors import TimeoutError as WaitTimeoutError
-
-T = TypeVar("T")
-Timeout = float | timedelta | None
+from zbccl.errors import Code, Error, error_type
+from zbccl.messages import Messages
+from zbccl.movements import Movements
+from zbccl.reductions import Reductions
+from zbccl.work import Timeout, milliseconds
 
 # Left in order when the interpreter ends.
 _open: weakref.WeakSet[Communicator] = weakref.WeakSet()
-
-
-def milliseconds(timeout: Timeout, name: str = "timeout") -> int:
-    """A time limit in the C API's unit, rounded up; 0 stands for the default."""
-    if timeout is None:
-        return 0
-    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else float(timeout)
-    if not seconds > 0 or math.isinf(seconds):
-        raise InvalidArgumentError(
-            f"{name}: expected seconds above 0, or None for the default, got {timeout!r}"
-        )
-    return math.ceil(seconds * 1000)
 
 
 def empty(shape: int | Sequence[int], dtype: object = "f32") -> _zbccl.Tensor:
@@ -45,87 +30,7 @@ def empty(shape: int | Sequence[int], dtype: object = "f32") -> _zbccl.Tensor:
     return _zbccl.empty((shape,) if isinstance(shape, int) else tuple(shape), dtype_name(dtype))
 
 
-def _kind(x: object) -> str | None:
-    """The package whose kind of tensor `x` is, of those that zbccl can make results for."""
-    for cls in type(x).__mro__:
-        package = cls.__module__.partition(".")[0]
-        if package in ("numpy", "torch", "zbccl"):
-            return package
-    return None
-
-
-def _require_known_kind(x: object, name: str) -> None:
-    if _kind(x) is None:
-        raise InvalidArgumentError(
-            f"{name}: zbccl makes results for NumPy arrays, PyTorch tensors and zbccl.Tensor; "
-            f"pass out= with an input of type {type(x).__name__}"
-        )
-
-
-def _like(made: _zbccl.Tensor | None, x: object) -> Any:
-    """A tensor of zbccl's, as the kind of tensor that `x` is."""
-    assert made is not None
-    match _kind(x):
-        case "numpy":
-            return made.numpy()
-        case "torch":
-            return made.torch()
-        case _:
-            return made
-
-
-class Work(Generic[T]):
-    """An operation that was started with `async_op=True`.
-
-    It keeps its tensors alive until it is done, even if this object is dropped. Operations of one
-    communicator run in the order of their calls; sends and receives progress beside them. Any
-    thread may use it.
-    """
-
-    def __init__(self, flight: _zbccl.Flight, output: T, communicator: Communicator, name: str):
-        self._flight = flight
-        self._output = output
-        self._communicator = communicator  # so that it is not closed under the work
-        self._name = name
-
-    def wait(self, timeout: Timeout = None) -> T:
-        """Waits until the work is done and returns the output.
-
-        Raises what the operation failed with, each time it is called. When `timeout` seconds pass
-        first it raises TimeoutError and the work goes on; None sets no limit beyond the
-        operation's own. Ctrl-C ends the wait, not the work.
-        """
-        if not self._flight.wait(milliseconds(timeout)):
-            raise WaitTimeoutError(
-                f"timeout: {self._name} is not done after {timeout} s of waiting and goes on"
-            )
-        self._flight.check()
-        return self._output
-
-    def is_completed(self) -> bool:
-        """Whether the work is done, well or not. Never blocks, never raises its error."""
-        return self._flight.poll()
-
-    def test(self) -> bool:
-        """Whether the work is done; raises what it failed with. Never blocks."""
-        done = self._flight.poll()
-        if done:
-            self._flight.check()
-        return done
-
-    @property
-    def result(self) -> T:
-        """The output of work that is done; raises its error, or InvalidUsageError before."""
-        if not self.test():
-            raise InvalidUsageError(f"{self._name} is still running: wait() first")
-        return self._output
-
-    def __repr__(self) -> str:
-        state = "done" if self.is_completed() else "running"
-        return f"<zbccl.Work {self._name} {state}>"
-
-
-class Communicator:
+class Communicator(Reductions, Movements, Messages):
     """One rank's membership in a group. Made by `zbccl.init` and its relatives.
 
     Tensors are NumPy arrays, PyTorch CPU tensors, `zbccl.Tensor`, or any object with DLPack or the
@@ -151,223 +56,7 @@ class Communicator:
         self._native = native
         _open.add(self)
 
-    @property
-    def rank(self) -> int:
-        """This rank, from 0."""
-        return self._native.rank
-
-    @property
-    def size(self) -> int:
-        """Number of ranks."""
-        return self._native.size
-
-    # ---- operations
-
-    @overload
-    def all_reduce(
-        self,
-        x: T,
-        op: str = ...,
-        *,
-        async_op: Literal[False] = ...,
-        out: T | None = ...,
-        timeout: Timeout = ...,
-    ) -> T: ...
-    @overload
-    def all_reduce(
-        self,
-        x: T,
-        op: str = ...,
-        *,
-        async_op: Literal[True],
-        out: T | None = ...,
-        timeout: Timeout = ...,
-    ) -> Work[T]: ...
-    def all_reduce(
-        self,
-        x: T,
-        op: str = "sum",
-        *,
-        async_op: bool = False,
-        out: T | None = None,
-        timeout: Timeout = None,
-    ) -> T | Work[T]:
-        """Reduces `x` over the ranks, element by element; every rank gets the result.
-
-        Without `out` it works in place, as torch.distributed does: `x` is overwritten and
-        returned. With `out`, of the same shape and dtype, `x` is only read and `out` is returned.
-        `op` is "sum", "prod", "min", "max" or "avg". Floats are summed in rank order and rounded
-        once: the same bits on every rank, in every run. Follows ncclAllReduce.
-        """
-        flight, _ = self._native.all_reduce(x, out, op, milliseconds(timeout), async_op)
-        return self._reply(flight, x if out is None else out, "all_reduce")
-
-    @overload
-    def all_gather(
-        self,
-        x: T,
-        *,
-        async_op: Literal[False] = ...,
-        out: T | None = ...,
-        timeout: Timeout = ...,
-    ) -> T: ...
-    @overload
-    def all_gather(
-        self,
-        x: T,
-        *,
-        async_op: Literal[True],
-        out: T | None = ...,
-        timeout: Timeout = ...,
-    ) -> Work[T]: ...
-    def all_gather(
-        self,
-        x: T,
-        *,
-        async_op: bool = False,
-        out: T | None = None,
-        timeout: Timeout = None,
-    ) -> T | Work[T]:
-        """Gathers every rank's `x`, in rank order, on every rank.
-
-        `x` of shape (n, ...) gives (size * n, ...); a scalar gives (size,). `x` has the same shape
-        on every rank and is only read. Without `out` the result is allocated from the pool, as the
-        kind of tensor that `x` is, and returned; `out` has that shape, or (size, *x.shape). In
-        place: `x` is the view of `out` at this rank's position. Follows ncclAllGather.
-        """
-        if out is None:
-            _require_known_kind(x, "all_gather")
-        flight, made = self._native.all_gather(x, out, milliseconds(timeout), async_op)
-        result: T = _like(made, x) if out is None else out
-        return self._reply(flight, result, "all_gather")
-
-    @overload
-    def reduce_scatter(
-        self,
-        x: T,
-        op: str = ...,
-        *,
-        async_op: Literal[False] = ...,
-        out: T | None = ...,
-        timeout: Timeout = ...,
-    ) -> T: ...
-    @overload
-    def reduce_scatter(
-        self,
-        x: T,
-        op: str = ...,
-        *,
-        async_op: Literal[True],
-        out: T | None = ...,
-        timeout: Timeout = ...,
-    ) -> Work[T]: ...
-    def reduce_scatter(
-        self,
-        x: T,
-        op: str = "sum",
-        *,
-        async_op: bool = False,
-        out: T | None = None,
-        timeout: Timeout = None,
-    ) -> T | Work[T]:
-        """Reduces `x` over the ranks and leaves each rank its own part of the result.
-
-        `x` of shape (size * n, ...) gives (n, ...): rank r gets elements r * n to (r + 1) * n along
-        the first dimension. `x` is only read. Without `out` the result is allocated from the pool,
-        as the kind of tensor that `x` is, and returned; `out` has that shape, or x.shape[1:] where
-        `x` is (size, ...). In place: `out` is the view of `x` at this rank's position. `op` and the
-        order of summation are those of all_reduce. Follows ncclReduceScatter.
-        """
-        if out is None:
-            _require_known_kind(x, "reduce_scatter")
-        flight, made = self._native.reduce_scatter(x, out, op, milliseconds(timeout), async_op)
-        result: T = _like(made, x) if out is None else out
-        return self._reply(flight, result, "reduce_scatter")
-
-    @overload
-    def broadcast(
-        self,
-        x: T,
-        root: int = ...,
-        *,
-        async_op: Literal[False] = ...,
-        out: T | None = ...,
-        timeout: Timeout = ...,
-    ) -> T: ...
-    @overload
-    def broadcast(
-        self,
-        x: T,
-        root: int = ...,
-        *,
-        async_op: Literal[True],
-        out: T | None = ...,
-        timeout: Timeout = ...,
-    ) -> Work[T]: ...
-    def broadcast(
-        self,
-        x: T,
-        root: int = 0,
-        *,
-        async_op: bool = False,
-        out: T | None = None,
-        timeout: Timeout = None,
-    ) -> T | Work[T]:
-        """Gives every rank the root's `x`.
-
-        Without `out` it works in place: the root's `x` is read, the others' is overwritten, and `x`
-        is returned. With `out`, which is returned, every rank gets the data there; the root's `x`
-        is only read, and the others may pass None for `x`. Follows ncclBroadcast.
-        """
-        flight, _ = self._native.broadcast(x, root, out, milliseconds(timeout), async_op)
-        return self._reply(flight, x if out is None else out, "broadcast")
-
-    @overload
-    def barrier(self, *, async_op: Literal[False] = ..., timeout: Timeout = ...) -> None: ...
-    @overload
-    def barrier(self, *, async_op: Literal[True], timeout: Timeout = ...) -> Work[None]: ...
-    def barrier(self, *, async_op: bool = False, timeout: Timeout = None) -> Work[None] | None:
-        """Returns when every rank has called it."""
-        flight, _ = self._native.barrier(milliseconds(timeout), async_op)
-        return self._reply(flight, None, "barrier")
-
-    @overload
-    def send(
-        self, x: T, peer: int, *, async_op: Literal[False] = ..., timeout: Timeout = ...
-    ) -> T: ...
-    @overload
-    def send(
-        self, x: T, peer: int, *, async_op: Literal[True], timeout: Timeout = ...
-    ) -> Work[T]: ...
-    def send(
-        self, x: T, peer: int, *, async_op: bool = False, timeout: Timeout = None
-    ) -> T | Work[T]:
-        """Sends `x` to the rank `peer`, which receives the same count and type; returns `x`.
-
-        Returns when the peer has the data. Messages between two ranks keep their order.
-        """
-        flight, _ = self._native.send(x, peer, milliseconds(timeout), async_op)
-        return self._reply(flight, x, "send")
-
-    @overload
-    def recv(
-        self, x: T, peer: int, *, async_op: Literal[False] = ..., timeout: Timeout = ...
-    ) -> T: ...
-    @overload
-    def recv(
-        self, x: T, peer: int, *, async_op: Literal[True], timeout: Timeout = ...
-    ) -> Work[T]: ...
-    def recv(
-        self, x: T, peer: int, *, async_op: bool = False, timeout: Timeout = None
-    ) -> T | Work[T]:
-        """Receives what the rank `peer` sends into `x`, and returns `x`."""
-        flight, _ = self._native.recv(x, peer, milliseconds(timeout), async_op)
-        return self._reply(flight, x, "recv")
-
-    def _reply(self, flight: _zbccl.Flight | None, output: T, name: str) -> T | Work[T]:
-        return output if flight is None else Work(flight, output, self, name)
-
-    # ---- memory, groups, life
+    # ---- memory, parts, life
 
     def empty(self, shape: int | Sequence[int], dtype: object = "f32") -> _zbccl.Tensor:
         """As `zbccl.empty`: a tensor in memory that the other ranks reach in place."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from zbccl import _zbccl
-from zbccl.communicator import Communicator, Timeout, milliseconds
+from zbccl.communicator import Communicator
 from zbccl.errors import InvalidArgumentError
+from zbccl.work import Timeout, milliseconds
 
 Wait = Literal["auto", "spin", "sleep"]
 _WAITS = {"auto": 0, "spin": 1, "sleep": 2}
