@@ -14,6 +14,11 @@
  *  - Buffers may lie in memory from zbcclMemAlloc (read and written by peers in place) or anywhere
  * else in the process (reached by cross-memory attach where the system allows it, else staged and
  * counted).
+ *  - Buffers of a call are all host memory or all memory of the communicator's CUDA device. A call
+ * on device memory is ordered on `zbcclCall_t.stream` (NULL: the legacy default stream), returns
+ * once it is enqueued, and can be captured in a CUDA graph; calls of one communicator on several
+ * streams are put in the order in which they are made. What goes wrong on the device is reported by
+ * zbcclCommGetAsyncError and by the communicator's next call.
  *  - Input and output are the same range, or do not overlap. The library keeps no reference to a
  * buffer once the call has returned, or, for an asynchronous call, once its work is complete.
  */
@@ -134,16 +139,24 @@ ZBCCL_API zbcclResult_t zbcclStoreDestroy(zbcclStore_t store);
 
 typedef struct zbcclComm* zbcclComm_t;
 
+/* The calling thread's current CUDA device if it has a context there, else none. */
+#define ZBCCL_DEVICE_AUTO (-1)
+/* Host memory only. */
+#define ZBCCL_DEVICE_NONE (-2)
+
 typedef struct {
   size_t size;             /* sizeof(zbcclConfig_t); set by ZBCCL_CONFIG_INITIALIZER */
   int64_t timeout_ms;      /* deadline of every wait; 0: ZBCCL_TIMEOUT (10 minutes) */
   int64_t init_timeout_ms; /* deadline of the initialisation; 0: ZBCCL_INIT_TIMEOUT (5 minutes) */
   int32_t host_wait;       /* 0: decide by cores, 1: spin, 2: sleep */
+  int32_t device;     /* CUDA device of this rank: an ordinal, ZBCCL_DEVICE_AUTO or _NONE; all ranks
+                         have one or none has */
+  int32_t max_blocks; /* thread blocks that a call on device memory may use; 0: the plan decides */
   int32_t reserved;
 } zbcclConfig_t;
 
 /* clang-format off */
-#define ZBCCL_CONFIG_INITIALIZER {sizeof(zbcclConfig_t), 0, 0, 0, 0}
+#define ZBCCL_CONFIG_INITIALIZER {sizeof(zbcclConfig_t), 0, 0, 0, ZBCCL_DEVICE_AUTO, 0, 0}
 /* clang-format on */
 
 /* Collective over `nranks` callers that hold the same id; each gives a different rank in [0,
@@ -180,6 +193,8 @@ ZBCCL_API zbcclResult_t zbcclCommAbort(zbcclComm_t comm);
 ZBCCL_API zbcclResult_t zbcclCommGetAsyncError(zbcclComm_t comm, zbcclResult_t* state);
 ZBCCL_API zbcclResult_t zbcclCommCount(zbcclComm_t comm, int* nranks);
 ZBCCL_API zbcclResult_t zbcclCommUserRank(zbcclComm_t comm, int* rank);
+/* Ordinal of this rank's CUDA device, or ZBCCL_DEVICE_NONE. */
+ZBCCL_API zbcclResult_t zbcclCommGetDevice(zbcclComm_t comm, int* device);
 
 /* ---- memory
  * -----------------------------------------------------------------------------------------------------
@@ -192,18 +207,31 @@ ZBCCL_API zbcclResult_t zbcclMemAlloc(void** ptr, size_t size);
 /* NULL is accepted; a pointer that zbcclMemAlloc did not return is zbcclInvalidArgument. Any
  * thread. */
 ZBCCL_API zbcclResult_t zbcclMemFree(void* ptr);
+/* Memory of CUDA device `device` from the process's pool there: peers on the machine read and write
+ * it in place. Aligned to 512 bytes, contents undefined. Freed with zbcclMemFree once nothing on
+ * any stream uses it any more. Any thread. */
+ZBCCL_API zbcclResult_t zbcclMemAllocDevice(void** ptr, size_t size, int device);
+/* Makes device memory of another allocator (cudaMalloc, a framework's tensors) reachable for the
+ * peers; the allocation that [ptr, ptr + size) lies in is registered as a whole. Counted: as many
+ * zbcclMemDeregister, with the same pointer, as registrations end it, before the memory is freed.
+ * zbcclUnsupported for memory that the driver cannot share. Any thread. */
+ZBCCL_API zbcclResult_t zbcclMemRegister(const void* ptr, size_t size);
+ZBCCL_API zbcclResult_t zbcclMemDeregister(const void* ptr);
 
 typedef struct {
-  size_t size;             /* in: sizeof(zbcclMemReport_t) */
-  uint64_t staged_bytes;   /* payload moved an extra time only in order to move it */
-  uint64_t landing_bytes;  /* payload that a reduction left in library memory on its way */
-  uint64_t metadata_bytes; /* counters, flags, tables in use */
-  uint64_t held_bytes;     /* physical memory the library keeps beyond users' live blocks */
-  uint64_t user_bytes;     /* live blocks from zbcclMemAlloc */
-  uint64_t reserved_bytes; /* address space reserved */
-  uint64_t direct_calls;   /* calls that used every buffer where it lies */
-  uint64_t staged_calls;   /* calls that fell back to staging */
-  uint64_t attached_bytes; /* moved straight between processes by cross-memory attach */
+  size_t size;                    /* in: sizeof(zbcclMemReport_t) */
+  uint64_t staged_bytes;          /* payload moved an extra time only in order to move it */
+  uint64_t landing_bytes;         /* payload that a reduction left in library memory on its way */
+  uint64_t metadata_bytes;        /* counters, flags, tables in use */
+  uint64_t held_bytes;            /* physical memory the library keeps beyond users' live blocks */
+  uint64_t user_bytes;            /* live blocks from zbcclMemAlloc */
+  uint64_t reserved_bytes;        /* address space reserved */
+  uint64_t direct_calls;          /* calls that used every buffer where it lies */
+  uint64_t staged_calls;          /* calls that fell back to staging */
+  uint64_t attached_bytes;        /* moved straight between processes by cross-memory attach */
+  uint64_t device_user_bytes;     /* live blocks from zbcclMemAllocDevice, on all devices */
+  uint64_t device_held_bytes;     /* physical device memory the library keeps beyond those */
+  uint64_t device_reserved_bytes; /* device address space reserved, for peers' memory too */
 } zbcclMemReport_t;
 
 /* Of this process, since it started. Any thread. */
@@ -224,10 +252,13 @@ typedef struct {
   zbcclWork_t*
       work; /* not NULL: return at once and give a handle, to be freed with zbcclWorkFree */
   int64_t timeout_ms; /* 0: the communicator's */
+  int32_t
+      max_blocks; /* thread blocks on the device, the same on every rank; 0: the communicator's */
+  int32_t reserved;
 } zbcclCall_t;
 
 /* clang-format off */
-#define ZBCCL_CALL_INITIALIZER {sizeof(zbcclCall_t), NULL, NULL, 0}
+#define ZBCCL_CALL_INITIALIZER {sizeof(zbcclCall_t), NULL, NULL, 0, 0, 0}
 /* clang-format on */
 
 /* Asynchronous operations of one communicator run in the order of their calls, on the library's

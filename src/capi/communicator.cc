@@ -26,8 +26,8 @@ using capi::check_pointer;
 using capi::guard;
 using comm::Communicator;
 
-// Servers that zbcclGetUniqueId started. One whose ranks have met and left is stopped at the next
-// call that makes or destroys a communicator or an id.
+// Servers that zbcclGetUniqueId started. The calls that make or destroy a communicator or an id end
+// those whose ranks have met and left; where ranks are still there, the server ends after them.
 class Servers {
  public:
   static Servers& instance() {
@@ -40,6 +40,9 @@ class Servers {
   }
   void stop_abandoned() {
     const std::lock_guard lock(mutex_);
+    for (const auto& server : servers_) {
+      if (server->clients() > 0) server->stop_when_idle();
+    }
     std::erase_if(servers_, [](const auto& server) { return server->abandoned(); });
   }
 
@@ -66,7 +69,14 @@ Result<comm::Options> parse(const zbcclConfig_t* config) {
   }
   options.timeout = Milliseconds(config->timeout_ms);
   options.init_timeout = Milliseconds(config->init_timeout_ms);
+  if (config->device < comm::kDeviceNone || config->max_blocks < 0) {
+    return error(Code::kInvalidArgument, "zbcclConfig_t.{} is {}",
+                 config->max_blocks < 0 ? "max_blocks" : "device",
+                 config->max_blocks < 0 ? config->max_blocks : config->device);
+  }
   options.wait = static_cast<comm::Wait>(config->host_wait);
+  options.device = config->device;
+  options.max_blocks = config->max_blocks;
   return options;
 }
 
@@ -301,6 +311,15 @@ zbcclResult_t zbcclCommCount(zbcclComm_t comm, int* nranks) {
   });
 }
 
+zbcclResult_t zbcclCommGetDevice(zbcclComm_t comm, int* device) {
+  return guard([&]() -> Status {
+    ZBCCL_RETURN_IF_ERROR(check_handle(comm));
+    ZBCCL_RETURN_IF_ERROR(check_pointer(device, "device"));
+    *device = comm->object->device();
+    return {};
+  });
+}
+
 zbcclResult_t zbcclCommUserRank(zbcclComm_t comm, int* rank) {
   return guard([&]() -> Status {
     ZBCCL_RETURN_IF_ERROR(check_handle(comm));
@@ -329,7 +348,7 @@ zbcclResult_t zbcclCommGetStats(zbcclComm_t comm, zbcclCommStats_t* stats) {
 
 const char* zbcclCommLastAlgorithm(zbcclComm_t comm) {
   if (!check_handle(comm).ok()) return "none";
-  return plan::algorithm_name(comm->object->last_algorithm());
+  return comm->object->last_algorithm();
 }
 
 }  // extern "C"

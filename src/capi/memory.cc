@@ -5,6 +5,7 @@
 
 #include "capi/guard.h"
 #include "capi/handles.h"
+#include "memory/device_memory.h"
 #include "memory/pool.h"
 #include "observe/counters.h"
 
@@ -21,8 +22,33 @@ zbcclResult_t zbcclMemAlloc(void** ptr, size_t size) {
 }
 
 zbcclResult_t zbcclMemFree(void* ptr) {
-  return capi::guard(
-      [&]() -> Status { return ptr == nullptr ? Status() : memory::Pool::process().free(ptr); });
+  return capi::guard([&]() -> Status {
+    if (ptr == nullptr) return {};
+    return memory::device_of(ptr) >= 0 ? memory::free_on_device(ptr)
+                                       : memory::Pool::process().free(ptr);
+  });
+}
+
+zbcclResult_t zbcclMemAllocDevice(void** ptr, size_t size, int device) {
+  return capi::guard([&]() -> Status {
+    ZBCCL_RETURN_IF_ERROR(capi::check_pointer(ptr, "ptr"));
+    ZBCCL_ASSIGN_OR_RETURN(*ptr, memory::allocate_on_device(size, device));
+    return {};
+  });
+}
+
+zbcclResult_t zbcclMemRegister(const void* ptr, size_t size) {
+  return capi::guard([&]() -> Status {
+    ZBCCL_RETURN_IF_ERROR(capi::check_pointer(ptr, "ptr"));
+    return memory::register_device_memory(ptr, size);
+  });
+}
+
+zbcclResult_t zbcclMemDeregister(const void* ptr) {
+  return capi::guard([&]() -> Status {
+    ZBCCL_RETURN_IF_ERROR(capi::check_pointer(ptr, "ptr"));
+    return memory::deregister_device_memory(ptr);
+  });
 }
 
 zbcclResult_t zbcclMemGetReport(zbcclMemReport_t* report) {
@@ -44,6 +70,10 @@ zbcclResult_t zbcclMemGetReport(zbcclMemReport_t* report) {
     report->direct_calls = traffic.direct_calls;
     report->staged_calls = traffic.staged_calls;
     report->attached_bytes = traffic.attached;
+    const memory::DeviceTotals device = memory::device_totals();
+    report->device_user_bytes = device.user;
+    report->device_held_bytes = device.held;
+    report->device_reserved_bytes = device.reserved;
     return {};
   });
 }

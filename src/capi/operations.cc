@@ -20,9 +20,8 @@ Status check_how(const zbcclCall_t* call) {
   if (call->timeout_ms < 0) {
     return error(Code::kInvalidArgument, "zbcclCall_t.timeout_ms is {}", call->timeout_ms);
   }
-  if (call->stream == nullptr) return {};
-  return error(Code::kUnsupported,
-               "a stream was given, but this build serves host memory only; leave it NULL");
+  if (call->max_blocks >= 0) return {};
+  return error(Code::kInvalidArgument, "zbcclCall_t.max_blocks is {}", call->max_blocks);
 }
 
 Status start(zbcclComm_t comm, const Collective& what, std::shared_ptr<comm::Work>* work) {
@@ -40,7 +39,10 @@ Status make(Call& what, zbcclComm_t comm, const zbcclCall_t* call) {
   Status status = check_handle(comm);
   if (status.ok()) status = check_how(call);
   if (!status.ok()) return capi::Group::refuse(std::move(status));
-  if (call != nullptr) what.timeout = Milliseconds(call->timeout_ms);
+  if (call != nullptr) {
+    what.timeout = Milliseconds(call->timeout_ms);
+    what.launch = {call->stream, call->max_blocks};
+  }
   if (!grouped && (call == nullptr || call->work == nullptr)) [[likely]] {
     return start(comm, what, nullptr);
   }

@@ -27,6 +27,12 @@ struct Blocks {
                                                     int nranks, bool may_overlap);
 };
 
+// How a call on device memory is enqueued.
+struct Launch {
+  void* stream = nullptr;  // cudaStream_t; null: the legacy default stream
+  int max_blocks = 0;      // thread blocks; 0: the communicator's limit
+};
+
 struct Collective {
   Operation operation = Operation::kNone;
   const void* send = nullptr;
@@ -40,6 +46,7 @@ struct Collective {
   // (all_gather_v, all_to_all_v).
   std::shared_ptr<const Blocks> send_blocks;
   std::shared_ptr<const Blocks> recv_blocks;
+  Launch launch;
 };
 
 // Bytes in one of this rank's buffers.

@@ -271,6 +271,7 @@ class Builder {
               name_, rank_, nranks_, ZBCCL_MAJOR, ZBCCL_MINOR, ZBCCL_PATCH,
               spin_ ? "spinning" : "sleeping", tuning_.one_shot_max,
               attachable_ ? "attaches to" : "does not attach to");
+    ZBCCL_RETURN_IF_ERROR(comm->make_engine(deadline_));
     return comm;
   }
 

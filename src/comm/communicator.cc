@@ -8,6 +8,7 @@
 #include "base/fork_guard.h"
 #include "base/log.h"
 #include "comm/graveyard.h"
+#include "memory/device_memory.h"
 #include "memory/pool.h"
 #include "observe/counters.h"
 
@@ -21,12 +22,14 @@ Communicator::~Communicator() {
     (void)transfer_lane_.release();
     (void)channels_.release();
     (void)team_.release();
+    (void)engine_.release();
     new std::shared_ptr<memory::Exchange>(std::move(exchange_));
     return;
   }
   collective_lane_.reset();
   transfer_lane_.reset();
   exchange_->remove_observer(observer_);
+  engine_.reset();
   const int me = rank();
   const int nranks = size();
   Grave grave;
@@ -52,6 +55,7 @@ Communicator::~Communicator() {
   while (!reap() && apart && !soon.passed()) {
     std::this_thread::sleep_for(std::chrono::microseconds(200));
   }
+  if (apart) reap_later();
 }
 
 Status Communicator::check_process() const {
@@ -92,7 +96,7 @@ Status Communicator::execute(const collectives::Collective& call) {
     account_failure(status);
     return status;
   }
-  last_algorithm_.store(context.algorithm, std::memory_order_relaxed);
+  last_algorithm_.store(plan::algorithm_name(context.algorithm), std::memory_order_relaxed);
   observe::Traffic& traffic = observe::thread_traffic();
   (context.staged ? traffic.staged_calls : traffic.direct_calls).add(1);
   collectives_.add(1);
@@ -120,6 +124,7 @@ Status Communicator::check(const TransferCall& call) const {
 
 Status Communicator::run(const collectives::Collective& call, std::shared_ptr<Work>* work) {
   ZBCCL_RETURN_IF_ERROR(check(call));
+  if (on_device(call)) return run_on_device(call, work);
   const bool queued = collective_lane_ != nullptr && !collective_lane_->idle();
   if (work == nullptr && !queued) return execute(call);
   // A blocking call waits its turn behind the asynchronous ones.
@@ -152,6 +157,7 @@ std::shared_ptr<transport::Transfer> Communicator::make_transfer(const TransferC
 
 Status Communicator::transfer(const TransferCall& call, std::shared_ptr<Work>* work) {
   ZBCCL_RETURN_IF_ERROR(check(call));
+  if (memory::device_of(call.data) >= 0) return transfer_on_device({&call, 1}, work);
   const uint64_t bytes = call.count * type_size(call.type);
   auto item = make_transfer(call);
   if (work == nullptr) {
@@ -181,7 +187,17 @@ Status Communicator::transfer(const TransferCall& call, std::shared_ptr<Work>* w
 }
 
 Status Communicator::transfer_all(const std::vector<TransferCall>& calls) {
-  for (const TransferCall& call : calls) ZBCCL_RETURN_IF_ERROR(check(call));
+  size_t on_device = 0;
+  for (const TransferCall& call : calls) {
+    ZBCCL_RETURN_IF_ERROR(check(call));
+    on_device += memory::device_of(call.data) >= 0 ? 1 : 0;
+  }
+  if (on_device == calls.size() && on_device > 0) return transfer_on_device(calls, nullptr);
+  if (on_device > 0) {
+    return error(Code::kInvalidUsage,
+                 "a group's sends and receives are of host memory and of device memory; make a "
+                 "group of each");
+  }
   std::vector<std::shared_ptr<transport::Transfer>> items;
   items.reserve(calls.size());
   for (const TransferCall& call : calls) {
@@ -204,9 +220,13 @@ void Communicator::abort() {
   failure.culprit = rank();
   failure.epoch = team_->sequence();
   team_->fail(failure);
+  if (engine_ != nullptr) engine_->abort();
 }
 
-Status Communicator::state() const { return team_->failed() ? team_->failure_status() : Status(); }
+Status Communicator::state() const {
+  if (engine_ != nullptr) ZBCCL_RETURN_IF_ERROR(engine_->state());
+  return team_->failed() ? team_->failure_status() : Status();
+}
 
 Stats Communicator::stats() const {
   Stats stats;

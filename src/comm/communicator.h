@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "base/status.h"
 #include "bootstrap/store.h"
 #include "collectives/collective.h"
+#include "collectives/device_engine.h"
 #include "comm/hello.h"
 #include "comm/work.h"
 #include "memory/exchange.h"
@@ -23,10 +25,15 @@
 
 namespace zbccl::comm {
 
+inline constexpr int kDeviceAuto = -1;
+inline constexpr int kDeviceNone = -2;
+
 struct Options {
   Milliseconds timeout{0};       // 0: ZBCCL_TIMEOUT
   Milliseconds init_timeout{0};  // 0: ZBCCL_INIT_TIMEOUT
   Wait wait = Wait::kAuto;
+  int device = kDeviceAuto;  // as in zbcclConfig_t
+  int max_blocks = 0;
 };
 
 struct Stats {
@@ -47,6 +54,7 @@ struct TransferCall {
   DataType type = DataType::kF32;
   int peer = 0;
   Milliseconds timeout{0};  // 0: the communicator's
+  collectives::Launch launch;
 };
 
 class Communicator {
@@ -62,6 +70,8 @@ class Communicator {
 
   int rank() const { return team_->rank(); }
   int size() const { return team_->size(); }
+  // Ordinal of this rank's GPU, or kDeviceNone.
+  int device() const { return engine_ != nullptr ? engine_->device() : kDeviceNone; }
 
   // Collective. nullptr for a negative color.
   Result<std::unique_ptr<Communicator>> split(int color, int key, const Options& options);
@@ -79,13 +89,20 @@ class Communicator {
   void abort();
   Status state() const;
   Stats stats() const;
-  plan::Algorithm last_algorithm() const { return last_algorithm_.load(std::memory_order_relaxed); }
+  const char* last_algorithm() const { return last_algorithm_.load(std::memory_order_relaxed); }
   // kInvalidUsage in a forked child.
   Status check_process() const;
 
  private:
   Communicator() = default;
   Status execute(const collectives::Collective& call);
+  // Calls on device memory.
+  bool on_device(const collectives::Collective& call) const;
+  Status run_on_device(const collectives::Collective& call, std::shared_ptr<Work>* work);
+  Status transfer_on_device(std::span<const TransferCall> calls, std::shared_ptr<Work>* work);
+  Status check_device() const;
+  Status complete_on_device(const collectives::Launch& launch, std::shared_ptr<Work>* work);
+  Status make_engine(Deadline deadline);
   std::shared_ptr<transport::Transfer> make_transfer(const TransferCall& call) const;
   void account(const Status& status, uint64_t bytes);  // a transfer; any thread
   void account_failure(const Status& status);
@@ -102,6 +119,7 @@ class Communicator {
   std::shared_ptr<memory::Exchange> exchange_;
   std::unique_ptr<transport::Team> team_;
   std::unique_ptr<transport::Channels> channels_;
+  std::unique_ptr<collectives::DeviceEngine> engine_;
   std::unique_ptr<CollectiveLane> collective_lane_;
   std::unique_ptr<TransferLane> transfer_lane_;
   uint64_t observer_ = 0;
@@ -113,7 +131,7 @@ class Communicator {
   std::atomic<bool> running_{false};
   observe::Count collectives_;
   observe::Count collective_bytes_;
-  std::atomic<plan::Algorithm> last_algorithm_{plan::Algorithm::kNone};
+  std::atomic<const char*> last_algorithm_{plan::algorithm_name(plan::Algorithm::kNone)};
   std::atomic<uint64_t> transfers_{0};
   std::atomic<uint64_t> transfer_bytes_{0};
   std::atomic<uint64_t> failures_{0};

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <mutex>
+#include <system_error>
 
 #include "base/fork_guard.h"
+#include "base/thread.h"
 #include "memory/pool.h"
 
 namespace zbccl::comm {
@@ -12,6 +14,7 @@ namespace {
 struct Yard {
   std::mutex mutex;
   std::vector<Grave> graves;
+  bool watched = false;  // a thread reaps
   uint32_t generation = fork_generation();
 };
 
@@ -36,6 +39,29 @@ bool unused(const Grave& grave) {
   return true;
 }
 
+// The yard's mutex is held.
+bool reap(Yard& y) {
+  const auto end = std::partition(y.graves.begin(), y.graves.end(),
+                                  [](const Grave& grave) { return !unused(grave); });
+  for (auto it = end; it != y.graves.end(); ++it) {
+    (void)memory::Pool::process().free(it->block);
+    (void)memory::Pool::process().free(it->outbox);
+  }
+  y.graves.erase(end, y.graves.end());
+  return y.graves.empty();
+}
+
+// Peers that leave wake nobody up, so this looks now and then.
+void watch(Yard& y) {
+  for (Milliseconds pause(5);; pause = std::min(2 * pause, Milliseconds(200))) {
+    std::this_thread::sleep_for(pause);
+    const std::lock_guard lock(y.mutex);
+    if (!reap(y)) continue;
+    y.watched = false;
+    return;
+  }
+}
+
 }  // namespace
 
 void bury(Grave grave) {
@@ -47,14 +73,20 @@ void bury(Grave grave) {
 bool reap() {
   Yard& y = yard();
   const std::lock_guard lock(y.mutex);
-  const auto end = std::partition(y.graves.begin(), y.graves.end(),
-                                  [](const Grave& grave) { return !unused(grave); });
-  for (auto it = end; it != y.graves.end(); ++it) {
-    (void)memory::Pool::process().free(it->block);
-    (void)memory::Pool::process().free(it->outbox);
+  return reap(y);
+}
+
+void reap_later() {
+  Yard& y = yard();
+  const std::lock_guard lock(y.mutex);
+  if (y.graves.empty() || y.watched) return;
+  try {
+    // Nobody has to wait for it: the yard and the pool last as long as the process.
+    start_thread("zbccl-reaper", [&y] { watch(y); }).detach();
+    y.watched = true;
+  } catch (const std::system_error&) {
+    // The process has no thread to spare; the next communicator's making or end reaps.
   }
-  y.graves.erase(end, y.graves.end());
-  return y.graves.empty();
 }
 
 }  // namespace zbccl::comm

@@ -21,5 +21,8 @@ struct Grave {
 void bury(Grave grave);
 // Frees what every peer has left or died on. True if nothing is kept any more.
 bool reap();
+// Leaves that to a thread, which ends once nothing is kept: an idle process gives back what its
+// peers have left behind, too.
+void reap_later();
 
 }  // namespace zbccl::comm

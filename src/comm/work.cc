@@ -6,6 +6,8 @@ namespace zbccl::comm {
 
 namespace {
 
+constexpr int kYields = 1000;  // of a wait that asks, before it naps
+
 Status inherited_work() {
   return error(Code::kInvalidUsage,
                "the work was started before fork(); its result is the parent's to wait for");
@@ -22,13 +24,40 @@ void Work::complete(const Status& status) {
   changed_.notify_all();
 }
 
+void Work::watch(Poll poll) {
+  const std::lock_guard lock(mutex_);
+  poll_ = std::move(poll);
+  changed_.notify_all();
+}
+
+// Under the lock.
+bool Work::ask() const {
+  if (!done_ && poll_) done_ = poll_(&status_);
+  return done_;
+}
+
 Status Work::wait(Milliseconds timeout) {
   if (inherited()) return inherited_work();
+  const Deadline deadline = timeout.count() <= 0 ? Deadline::never() : Deadline::after(timeout);
   std::unique_lock lock(mutex_);
+  const auto moved = [this] { return done_ || poll_; };
   if (timeout.count() <= 0) {
-    changed_.wait(lock, [this] { return done_; });
-  } else if (!changed_.wait_for(lock, timeout, [this] { return done_; })) {
-    return error(Code::kTimeout, "the work was not done after {} ms; it goes on", timeout.count());
+    changed_.wait(lock, moved);
+  } else {
+    changed_.wait_for(lock, timeout, moved);
+  }
+  for (int round = 0; !ask(); ++round) {
+    if (deadline.passed()) {
+      return error(Code::kTimeout, "the work was not done after {} ms; it goes on",
+                   timeout.count());
+    }
+    lock.unlock();
+    if (round < kYields) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+    lock.lock();
   }
   return status_;
 }
@@ -36,7 +65,7 @@ Status Work::wait(Milliseconds timeout) {
 bool Work::done() const {
   if (inherited()) return true;
   const std::lock_guard lock(mutex_);
-  return done_;
+  return ask();
 }
 
 Status Work::status() const {

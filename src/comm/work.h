@@ -19,6 +19,14 @@ namespace zbccl::comm {
 // runs it, it is done at once with kInvalidUsage.
 class Work {
  public:
+  // Tells, when asked, whether the call is over, and then its result.
+  using Poll = std::function<bool(Status* status)>;
+
+  Work() = default;
+  // Nobody calls complete(): whoever waits asks `poll`.
+  explicit Work(Poll poll) : poll_(std::move(poll)) {}
+  void watch(Poll poll);
+
   void complete(const Status& status);
   // The call's result once it is done; kTimeout leaves it running. A timeout of zero waits as long
   // as it takes.
@@ -30,12 +38,14 @@ class Work {
  private:
   // Nothing else is touched in a forked child: the mutex may be held for ever.
   bool inherited() const { return generation_ != fork_generation(); }
+  bool ask() const;
 
   uint32_t generation_ = fork_generation();
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  bool done_ = false;
-  Status status_;
+  mutable bool done_ = false;
+  mutable Status status_;
+  Poll poll_;
 };
 
 // Runs collectives one after the other, in the order they were posted, on a thread that is started

@@ -303,6 +303,8 @@ void Team::fail(Failure failure) {
     peer.block->abort.word.compare_exchange_strong(none, word);
   }
   wake_everyone();
+  const std::lock_guard lock(hook_mutex_);
+  if (failure_hook_) failure_hook_();
 }
 
 Status Team::give_up(const Status& status) {

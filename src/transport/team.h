@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -95,6 +96,11 @@ class Team {
 
   // Makes every present and future wait here and on the peers end. The first failure stays.
   void fail(Failure failure);
+  // Called after each fail(), on its thread; nullptr takes it back and waits for a running call.
+  void on_failure(std::function<void()> hook) {
+    const std::lock_guard lock(hook_mutex_);
+    failure_hook_ = std::move(hook);
+  }
   // For the rank on which something went wrong in the middle of an operation: fails the team and
   // returns `status`, or, where it is a peer's death that went wrong, the error that names the
   // peer.
@@ -191,6 +197,8 @@ class Team {
   observe::Count landing_;
   std::atomic<uint64_t> staged_{0};
   std::vector<std::byte> scratch_;
+  std::mutex hook_mutex_;
+  std::function<void()> failure_hook_;
   std::mutex quarantine_mutex_;
   std::vector<memory::Lease> quarantine_;
 };

@@ -18,6 +18,8 @@ int main(void) {
   FIELD(zbcclConfig_t, timeout_ms);
   FIELD(zbcclConfig_t, init_timeout_ms);
   FIELD(zbcclConfig_t, host_wait);
+  FIELD(zbcclConfig_t, device);
+  FIELD(zbcclConfig_t, max_blocks);
   FIELD(zbcclConfig_t, reserved);
 
   STRUCT(zbcclCall_t);
@@ -25,6 +27,8 @@ int main(void) {
   FIELD(zbcclCall_t, stream);
   FIELD(zbcclCall_t, work);
   FIELD(zbcclCall_t, timeout_ms);
+  FIELD(zbcclCall_t, max_blocks);
+  FIELD(zbcclCall_t, reserved);
 
   STRUCT(zbcclMemReport_t);
   FIELD(zbcclMemReport_t, size);
@@ -37,7 +41,9 @@ int main(void) {
   FIELD(zbcclMemReport_t, direct_calls);
   FIELD(zbcclMemReport_t, staged_calls);
   FIELD(zbcclMemReport_t, attached_bytes);
-  FIELD(zbcclMemReport_t, attached_bytes);
+  FIELD(zbcclMemReport_t, device_user_bytes);
+  FIELD(zbcclMemReport_t, device_held_bytes);
+  FIELD(zbcclMemReport_t, device_reserved_bytes);
 
   STRUCT(zbcclCommStats_t);
   FIELD(zbcclCommStats_t, size);

@@ -1,0 +1,64 @@
+// What a communicator does with memory of its GPU: the seam between the communicator, which knows
+// no CUDA, and src/collectives/cuda, which a build without CUDA leaves out.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "collectives/collective.h"
+#include "transport/team.h"
+
+namespace zbccl::collectives {
+
+// One send or receive of device memory.
+struct DeviceTransfer {
+  bool is_send = false;
+  void* data = nullptr;  // only read if is_send
+  size_t bytes = 0;
+  int peer = 0;
+  DataType type = DataType::kU8;
+};
+
+// True once what it was made for is over, with the result in *status. Any thread.
+using Completion = std::function<bool(Status* status)>;
+
+// One thread at a time, as the communicator; abort() and state() any thread.
+class DeviceEngine {
+ public:
+  virtual ~DeviceEngine() = default;
+
+  virtual int device() const = 0;
+  // Enqueues the call on its stream. kInvalidArgument where its buffers are not all memory of this
+  // GPU.
+  virtual Status run(const Collective& call) = 0;
+  // Enqueues all of them on `stream` as one.
+  virtual Status transfer(std::span<const DeviceTransfer> transfers, const Launch& how) = 0;
+  // For what has been enqueued on `stream` so far.
+  virtual Result<Completion> completion(void* stream) = 0;
+  virtual const char* last_algorithm() const = 0;
+
+  // Ends the waits of kernels that run, and of those that follow.
+  virtual void abort() = 0;
+  // The first failure that a kernel has found, told to the team as well.
+  virtual Status state() = 0;
+};
+
+// Every rank brings `bytes` bytes and gets everyone's, by rank.
+using Exchange = std::function<Status(const void* mine, void* all, size_t bytes)>;
+
+struct EngineOptions {
+  int device = -1;  // of this rank; negative: none
+  int max_blocks = 0;
+  Deadline deadline = Deadline::never();
+};
+
+// Collective. Null where no rank has a GPU; an error on every rank where some have none, or one
+// could not be used.
+Result<std::unique_ptr<DeviceEngine>> make_device_engine(transport::Team& team,
+                                                         const EngineOptions& options,
+                                                         const Exchange& exchange);
+
+}  // namespace zbccl::collectives

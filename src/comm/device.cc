@@ -1,0 +1,84 @@
+// Calls on device memory: which calls those are, and their way to the engine.
+#include <vector>
+
+#include "comm/communicator.h"
+#include "memory/device_memory.h"
+
+namespace zbccl::comm {
+
+bool Communicator::on_device(const collectives::Collective& call) const {
+  if (call.operation == Operation::kBarrier) return call.launch.stream != nullptr;
+  // Where one of them is null or not used on this rank, the other tells.
+  return memory::device_of(call.recv) >= 0 || memory::device_of(call.send) >= 0;
+}
+
+Status Communicator::check_device() const {
+  if (engine_ != nullptr) return {};
+  return error(Code::kInvalidUsage,
+               "{} serves host memory only: it was made without a device; give one in "
+               "zbcclConfig_t.device, or make a CUDA device current before the communicator",
+               name_);
+}
+
+Status Communicator::run_on_device(const collectives::Collective& call,
+                                   std::shared_ptr<Work>* work) {
+  ZBCCL_RETURN_IF_ERROR(check_device());
+  if (const Status status = engine_->run(call); !status.ok()) {
+    account_failure(status);
+    return status;
+  }
+  last_algorithm_.store(engine_->last_algorithm(), std::memory_order_relaxed);
+  collectives_.add(1);
+  collective_bytes_.add(collectives::payload_bytes(call, rank()));
+  return complete_on_device(call.launch, work);
+}
+
+Status Communicator::transfer_on_device(std::span<const TransferCall> calls,
+                                        std::shared_ptr<Work>* work) {
+  ZBCCL_RETURN_IF_ERROR(check_device());
+  std::vector<collectives::DeviceTransfer> transfers;
+  uint64_t bytes = 0;
+  for (const TransferCall& call : calls) {
+    if (call.launch.stream != calls[0].launch.stream) {
+      return error(Code::kInvalidUsage,
+                   "a group's sends and receives are on two streams; make a group for each");
+    }
+    transfers.push_back(
+        {call.is_send, call.data, call.count * type_size(call.type), call.peer, call.type});
+    bytes += transfers.back().bytes;
+  }
+  if (const Status status = engine_->transfer(transfers, calls[0].launch); !status.ok()) {
+    account_failure(status);
+    return status;
+  }
+  transfers_.fetch_add(calls.size(), std::memory_order_relaxed);
+  transfer_bytes_.fetch_add(bytes, std::memory_order_relaxed);
+  return complete_on_device(calls[0].launch, work);
+}
+
+Status Communicator::complete_on_device(const collectives::Launch& launch,
+                                        std::shared_ptr<Work>* work) {
+  if (work == nullptr) return {};
+  ZBCCL_ASSIGN_OR_RETURN(collectives::Completion completion, engine_->completion(launch.stream));
+  if (*work == nullptr) {
+    *work = std::make_shared<Work>(std::move(completion));
+  } else {
+    (*work)->watch(std::move(completion));
+  }
+  return {};
+}
+
+Status Communicator::make_engine(Deadline deadline) {
+  collectives::EngineOptions options;
+  options.device = options_.device == kDeviceAuto ? memory::current_device() : options_.device;
+  options.max_blocks = options_.max_blocks;
+  options.deadline = deadline;
+  ZBCCL_ASSIGN_OR_RETURN(
+      engine_, collectives::make_device_engine(*team_, options,
+                                               [&](const void* mine, void* all, size_t bytes) {
+                                                 return exchange(mine, all, bytes, deadline.left());
+                                               }));
+  return {};
+}
+
+}  // namespace zbccl::comm
