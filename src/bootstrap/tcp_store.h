@@ -28,7 +28,8 @@ class TcpStoreServer {
   virtual size_t clients() const = 0;  // authenticated and connected now
   virtual bool abandoned() const = 0;  // had clients, and the last one has left
 
-  // Stops by itself once no client is connected. Does not block.
+  // Stops by itself, and gives its thread and its descriptors back, once no client is connected.
+  // Does not block.
   virtual void stop_when_idle() = 0;
   // Takes that back; false if it has stopped already.
   virtual bool keep_serving() = 0;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <memory>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -26,35 +27,32 @@ constexpr size_t kMaxHandshakes = 128;
 // After an accept that failed, for lack of descriptors for example.
 constexpr Milliseconds kAcceptPause(20);
 
-class Server final : public TcpStoreServer, public SessionHost {
- public:
-  explicit Server(const Secret& secret)
-      : process_(::getpid()), host_secret_(secret), acceptor_(io_), accept_pause_(io_) {}
+// What is known of a server, also when it has stopped.
+struct Figures {
+  std::atomic<uint64_t> strangers{0};
+  std::atomic<size_t> clients{0};
+  std::atomic<bool> had_clients{false};
+};
 
-  ~Server() override {
-    io_.stop();
-    if (thread_.joinable()) thread_.join();
-  }
+// Owned by its thread, and gone with that.
+class Server final : public SessionHost, public std::enable_shared_from_this<Server> {
+ public:
+  Server(const Secret& secret, std::shared_ptr<Figures> figures)
+      : host_secret_(secret), figures_(std::move(figures)), acceptor_(io_), accept_pause_(io_) {}
 
   Status listen(const std::string& host, uint16_t port);
-  void serve() {
-    thread_ = std::thread([this] { run(); });
-  }
-  pid_t process() const { return process_; }
+  uint16_t port() const { return port_; }
+  void serve();
+  void stop();
 
-  uint16_t port() const override { return port_; }
-  uint64_t strangers_dropped() const override { return strangers_; }
-  size_t clients() const override { return client_count_; }
-  bool abandoned() const override { return had_clients_ && client_count_ == 0; }
-
-  void stop_when_idle() override {
-    const std::lock_guard lock(idle_mutex_);
+  void stop_when_idle() {
+    const std::lock_guard lock(mutex_);
     stop_when_idle_ = true;
     asio::post(io_, [this] { stop_if_idle(); });
   }
 
-  bool keep_serving() override {
-    const std::lock_guard lock(idle_mutex_);
+  bool keep_serving() {
+    const std::lock_guard lock(mutex_);
     stop_when_idle_ = false;
     return !stopped_;
   }
@@ -74,15 +72,13 @@ class Server final : public TcpStoreServer, public SessionHost {
   void on_authenticated(Session& session) override;
   void on_closed(Session& session, bool authenticated, std::string_view why) override;
 
-  const pid_t process_;
   const Secret host_secret_;
+  const std::shared_ptr<Figures> figures_;
   uint16_t port_ = 0;
-  std::atomic<uint64_t> strangers_{0};
-  std::atomic<size_t> client_count_{0};
-  std::atomic<bool> had_clients_{false};
-  std::mutex idle_mutex_;
+  std::mutex mutex_;  // guards what follows
   bool stop_when_idle_ = false;
   bool stopped_ = false;
+  std::thread thread_;
 
   // Declared before everything that belongs to it, so that it goes last.
   asio::io_context io_{1};
@@ -92,7 +88,6 @@ class Server final : public TcpStoreServer, public SessionHost {
   Meetings meetings_{process_token()};
   SessionList handshakes_;  // oldest first
   SessionList clients_;
-  std::thread thread_;
 };
 
 Status Server::bind_to(const tcp::endpoint& endpoint) {
@@ -135,6 +130,21 @@ Status Server::listen(const std::string& host, uint16_t port) {
   return bind_to(tcp::endpoint(address, port));
 }
 
+void Server::serve() {
+  const std::lock_guard lock(mutex_);
+  thread_ = std::thread([self = shared_from_this()] { self->run(); });
+}
+
+void Server::stop() {
+  std::thread thread;
+  {
+    const std::lock_guard lock(mutex_);
+    thread = std::move(thread_);
+  }
+  io_.stop();
+  if (thread.joinable()) thread.join();
+}
+
 void Server::run() {
   // The application's signal handlers have nothing to do here.
   sigset_t all;
@@ -150,6 +160,9 @@ void Server::run() {
       log::warn(log::Subsys::kNet, "store at port {}: {}", port_, failure.what());
     }
   }
+  // It stopped by itself, unless stop() has taken the thread and waits for it.
+  const std::lock_guard lock(mutex_);
+  if (thread_.joinable()) thread_.detach();
 }
 
 void Server::accept() {
@@ -180,15 +193,15 @@ void Server::on_accept(std::error_code failure, tcp::socket socket) {
 
 void Server::on_authenticated(Session& session) {
   clients_.splice(clients_.end(), handshakes_, session.place);
-  ++client_count_;
-  had_clients_ = true;
+  ++figures_->clients;
+  figures_->had_clients = true;
   log::trace(log::Subsys::kNet, "store at port {}: {} joined, {} clients", port_, session.peer(),
-             client_count_.load());
+             figures_->clients.load());
 }
 
 void Server::on_closed(Session& session, bool authenticated, std::string_view why) {
   if (authenticated) {
-    --client_count_;
+    --figures_->clients;
     log::trace(log::Subsys::kNet, "store at port {}: {} left: {}", port_, session.peer(), why);
     clients_.erase(session.place);
     stop_if_idle();
@@ -199,7 +212,7 @@ void Server::on_closed(Session& session, bool authenticated, std::string_view wh
 }
 
 void Server::count_stranger(std::string_view peer, std::string_view why) {
-  const uint64_t count = ++strangers_;
+  const uint64_t count = ++figures_->strangers;
   // A flood of strangers is not to flood the log: all of the first, then each power of two.
   if (count <= 16 || (count & (count - 1)) == 0) {
     log::info(log::Subsys::kNet, "store at port {}: dropped stranger {} from {}: {}", port_, count,
@@ -208,8 +221,8 @@ void Server::count_stranger(std::string_view peer, std::string_view why) {
 }
 
 void Server::stop_if_idle() {
-  const std::lock_guard lock(idle_mutex_);
-  if (!stop_when_idle_ || stopped_ || client_count_ > 0) return;
+  const std::lock_guard lock(mutex_);
+  if (!stop_when_idle_ || stopped_ || figures_->clients > 0) return;
   stopped_ = true;
   std::error_code ignored;
   acceptor_.close(ignored);
@@ -217,28 +230,37 @@ void Server::stop_if_idle() {
   io_.stop();
 }
 
-// A process that was forked from the server's has no thread to join, and shares the kernel's event
-// queue with its parent: there the object is left alone.
-struct StopInOwnProcess {
-  void operator()(Server* server) const {
-    if (server->process() == ::getpid()) delete server;
-  }
-};
-
-// Gives the guarded server the interface's plain ownership.
-class GuardedServer final : public TcpStoreServer {
+// Stops the server, unless that has stopped by itself. A process that was forked from the server's
+// has no thread to join, and shares the kernel's event queue with its parent: there it is left
+// alone.
+class Owner final : public TcpStoreServer {
  public:
-  explicit GuardedServer(std::unique_ptr<Server, StopInOwnProcess> server)
-      : server_(std::move(server)) {}
-  uint16_t port() const override { return server_->port(); }
-  uint64_t strangers_dropped() const override { return server_->strangers_dropped(); }
-  size_t clients() const override { return server_->clients(); }
-  bool abandoned() const override { return server_->abandoned(); }
-  void stop_when_idle() override { server_->stop_when_idle(); }
-  bool keep_serving() override { return server_->keep_serving(); }
+  Owner(const std::shared_ptr<Server>& server, std::shared_ptr<Figures> figures)
+      : port_(server->port()), figures_(std::move(figures)), server_(server) {}
+  ~Owner() override {
+    if (const auto running = server()) running->stop();
+  }
+  uint16_t port() const override { return port_; }
+  uint64_t strangers_dropped() const override { return figures_->strangers; }
+  size_t clients() const override { return figures_->clients; }
+  bool abandoned() const override { return figures_->had_clients && figures_->clients == 0; }
+  void stop_when_idle() override {
+    if (const auto running = server()) running->stop_when_idle();
+  }
+  bool keep_serving() override {
+    const auto running = server();
+    return running != nullptr && running->keep_serving();
+  }
 
  private:
-  std::unique_ptr<Server, StopInOwnProcess> server_;
+  std::shared_ptr<Server> server() const {
+    return process_ == ::getpid() ? server_.lock() : nullptr;
+  }
+
+  const pid_t process_ = ::getpid();
+  const uint16_t port_;
+  const std::shared_ptr<Figures> figures_;
+  const std::weak_ptr<Server> server_;
 };
 
 }  // namespace
@@ -246,10 +268,12 @@ class GuardedServer final : public TcpStoreServer {
 Result<std::unique_ptr<TcpStoreServer>> TcpStoreServer::start(const std::string& host,
                                                               uint16_t port, const Secret& secret) {
   try {
-    std::unique_ptr<Server, StopInOwnProcess> server(new Server(secret));
+    const auto figures = std::make_shared<Figures>();
+    const auto server = std::make_shared<Server>(secret, figures);
     ZBCCL_RETURN_IF_ERROR(server->listen(host, port));
+    std::unique_ptr<TcpStoreServer> owner = std::make_unique<Owner>(server, figures);
     server->serve();
-    return std::unique_ptr<TcpStoreServer>(std::make_unique<GuardedServer>(std::move(server)));
+    return owner;
   } catch (const std::system_error& failure) {
     return system_error("store server", failure.code().value());
   }

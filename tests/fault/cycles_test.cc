@@ -193,5 +193,20 @@ TEST(Cycles, Processes) {
   ::munmap(block, sizeof(Exchange));
 }
 
+// The rank that leaves first, whose process the others met in, does not call the library again.
+TEST(Cycles, WhoLeavesFirstKeepsNothingOnceAllHaveLeft) {
+  run_job({.ranks = 2}, [](Rank& rank) {
+    connect(rank).destroy();
+    rank.meet();
+    (void)Communicator::in_process(1);  // gives back what was left last
+    const Baseline baseline;
+    Communicator comm = connect(rank);
+    comm.barrier();
+    if (rank.rank() == 1) std::this_thread::sleep_for(milliseconds(300));
+    comm.destroy();
+    baseline.expect_same();
+  });
+}
+
 }  // namespace
 }  // namespace zbccl::test

@@ -2,7 +2,6 @@
 // a scope by an exception, forks, executes another program, and is interrupted by signals.
 #include <gtest/gtest.h>
 #include <sys/time.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -18,6 +17,7 @@
 #include "fault/calls.h"
 #include "support/connect.h"
 #include "support/expect_error.h"
+#include "support/process_state.h"
 
 namespace zbccl::test {
 namespace {
@@ -180,21 +180,6 @@ TEST_P(Disturbance, SignalsChangeNoResult) {
 }
 
 // ---- fork and exec
-
-void in_child(const std::function<void()>& body) {
-  std::fflush(nullptr);
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    ::alarm(60);  // a child that hangs is a failure, not a lost process
-    body();
-    std::fflush(nullptr);
-    ::_exit(testing::Test::HasFailure() ? 1 : 0);
-  }
-  int status = 0;
-  ASSERT_EQ(child, ::waitpid(child, &status, 0));
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
-}
 
 TEST(Child, IsRefusedEveryOperation) {
   if (thread_sanitized()) GTEST_SKIP() << "ThreadSanitizer does not follow a fork with threads";

@@ -1,28 +1,12 @@
 // fork() in a process that has a communicator: the child's calls fail clearly, the parent's go on.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "support/connect.h"
 #include "support/expect_error.h"
+#include "support/process_state.h"
 
 namespace zbccl::test {
 namespace {
-
-// Runs `body` in a forked child and expects no failure there.
-void in_child(const std::function<void()>& body) {
-  std::fflush(nullptr);
-  const pid_t child = ::fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    body();
-    std::fflush(nullptr);
-    ::_exit(testing::Test::HasFailure() ? 1 : 0);
-  }
-  int status = 0;
-  ASSERT_EQ(child, ::waitpid(child, &status, 0));
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
-}
 
 TEST(Fork, AnInheritedCommunicatorIsRefused) {
   if (thread_sanitized()) GTEST_SKIP() << "ThreadSanitizer does not follow a fork with threads";

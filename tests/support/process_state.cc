@@ -1,9 +1,16 @@
 #include "support/process_state.h"
 
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <chrono>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <system_error>
+#include <thread>
 
 namespace zbccl::test {
 namespace {
@@ -16,6 +23,29 @@ std::vector<std::string> list(const char* directory) {
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+bool others_sleep() {
+  const std::string self = std::to_string(::gettid());
+  for (const std::string& thread : list("/proc/self/task")) {
+    if (thread == self) continue;
+    std::ifstream file("/proc/self/task/" + thread + "/stat");
+    std::string stat;
+    std::getline(file, stat);
+    // The state follows the name, which is in parentheses and may hold anything.
+    const size_t name_end = stat.rfind(')');
+    if (name_end + 2 < stat.size() && stat[name_end + 2] != 'S') return false;
+  }
+  return true;
+}
+
+void wait_until_others_sleep() {
+  constexpr int kLooks = 5;  // in a row: between two pieces of work a thread sleeps as well
+  int looks = 0;
+  for (int i = 0; i < 5000 && looks < kLooks; ++i) {
+    looks = others_sleep() ? looks + 1 : 0;
+    if (looks < kLooks) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
 }
 
 }  // namespace
@@ -44,6 +74,22 @@ std::string describe_descriptors() {
     if (!error) text += name + " -> " + target.string() + "\n";
   }
   return text;
+}
+
+void in_child(const std::function<void()>& body) {
+  std::fflush(nullptr);
+  wait_until_others_sleep();
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::alarm(60);  // a child that hangs is a failure, not a lost process
+    body();
+    std::fflush(nullptr);
+    ::_exit(testing::Test::HasFailure() ? 1 : 0);
+  }
+  int status = 0;
+  ASSERT_EQ(child, ::waitpid(child, &status, 0));
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
 }
 
 }  // namespace zbccl::test

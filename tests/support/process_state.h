@@ -1,6 +1,7 @@
-// What this process holds, for tests that nothing is left behind.
+// What this process holds, for tests that nothing is left behind, and forks of it.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -21,5 +22,10 @@ ProcessState process_state();
 std::vector<std::string> shared_memory_files();
 // What each open descriptor points at, for failure messages.
 std::string describe_descriptors();
+
+// Runs `body` in a forked child and expects no failure there, nor that it takes a minute. A child
+// inherits the locks that other threads hold at the fork, those of a sanitizer's allocator among
+// them, so this waits first until all other threads of this process sleep.
+void in_child(const std::function<void()>& body);
 
 }  // namespace zbccl::test

@@ -48,7 +48,8 @@ struct Board {
     char trouble[640] = {};
   };
   std::atomic<int> port{0};
-  std::atomic<int> met{0};  // survivors that have the store
+  std::atomic<int> spare_port{0};  // of the store for the survivors' new communicator
+  std::atomic<int> met{0};         // survivors that have the store
   std::atomic<int64_t> death_ns{0};
   std::atomic<int> survivors{0};      // that have made a new communicator
   std::atomic<bool> all_over{false};  // the victim is gone for good
@@ -116,17 +117,18 @@ void act(const Scene& scene, Store& store) {
   (void)store.set(format("{}/show/{}", name, scene.victim), bytes_of(showing));
 }
 
+UniqueId at_port(int port) { return {"127.0.0.1", static_cast<uint16_t>(port), some_secret()}; }
+
 std::shared_ptr<Store> meet(const Scene& scene, const Board& board) {
   if (scene.torch_port != 0) {
     return *connect_c10d_store("127.0.0.1", static_cast<uint16_t>(scene.torch_port), soon());
   }
-  return *connect_tcp_store({"127.0.0.1", static_cast<uint16_t>(board.port.load()), some_secret()},
-                            soon());
+  return *connect_tcp_store(at_port(board.port), soon());
 }
 
 // Everyone but the victim, among themselves.
-Status make_new_one(const UniqueId& id, const Scene& scene, int rank) {
-  ZBCCL_ASSIGN_OR_RETURN(auto store, connect_tcp_store(id, soon()));
+Status make_new_one(const Board& board, const Scene& scene, int rank) {
+  ZBCCL_ASSIGN_OR_RETURN(auto store, connect_tcp_store(at_port(board.spare_port), soon()));
   comm::Options options;
   options.init_timeout = Milliseconds(60'000);
   ZBCCL_ASSIGN_OR_RETURN(auto comm, comm::Communicator::create(*store, scene.name + " again",
@@ -135,7 +137,7 @@ Status make_new_one(const UniqueId& id, const Scene& scene, int rank) {
   return {};
 }
 
-void survive(const Scene& scene, Board& board, const UniqueId& spare, int rank) {
+void survive(const Scene& scene, Board& board, int rank) {
   Board::Result& result = board.results[rank];
   comm::Options options;
   options.init_timeout = Milliseconds(60'000);
@@ -154,7 +156,7 @@ void survive(const Scene& scene, Board& board, const UniqueId& spare, int rank) 
     result.code = static_cast<int>(made.status().code());
     write_text(result.message, made.status().message());
   }
-  const Status again = make_new_one(spare, scene, rank);
+  const Status again = make_new_one(board, scene, rank);
   if (!again.ok()) return write_text(result.trouble, "again: " + again.to_string());
   // While a stopped rank might still write somewhere, that memory is kept.
   ++board.survivors;
@@ -171,13 +173,15 @@ void survive(const Scene& scene, Board& board, const UniqueId& spare, int rank) 
   }
 }
 
-[[noreturn]] void run_rank(const Scene& scene, Board& board, const UniqueId& spare, int rank) {
+[[noreturn]] void run_rank(const Scene& scene, Board& board, int rank) {
   TestServer server;
   if (rank == scene.host) {
     server = serve();
     board.port = server.id.port;
   }
-  while (board.port == 0) std::this_thread::sleep_for(Milliseconds(1));
+  while (board.port == 0 || board.spare_port == 0) {
+    std::this_thread::sleep_for(Milliseconds(1));
+  }
   ::unsetenv("ZBCCL_TEST_PYTHON");  // no variable of the library
   if (rank == scene.victim) {
     const auto store = meet(scene, board);
@@ -192,7 +196,7 @@ void survive(const Scene& scene, Board& board, const UniqueId& spare, int rank) 
     ::kill(::getpid(), scene.signal);
     std::this_thread::sleep_for(std::chrono::seconds(600));
   }
-  survive(scene, board, spare, rank);
+  survive(scene, board, rank);
   std::fflush(nullptr);
   ::_exit(0);
 }
@@ -211,14 +215,16 @@ class CasualtyTest : public testing::Test {
   // how long after the death they knew, in milliseconds.
   std::vector<double> run(const Scene& scene, Code code, const std::vector<std::string>& words) {
     new (board_) Board;
-    const TestServer spare = serve();
-    if (scene.host < 0) board_->port = spare.id.port;
     std::vector<pid_t> processes;
     for (int rank = 0; rank < kRanks; ++rank) {
       const pid_t process = ::fork();
-      if (process == 0) run_rank(scene, *board_, spare.id, rank);
+      if (process == 0) run_rank(scene, *board_, rank);
       processes.push_back(process);
     }
+    // Only now: a child would inherit the locks that the server's thread holds at the fork.
+    const TestServer spare = serve();
+    if (scene.host < 0) board_->port = spare.id.port;
+    board_->spare_port = spare.id.port;
     const pid_t victim = processes[static_cast<size_t>(scene.victim)];
     (void)eventually([&] { return board_->survivors == kRanks - 1; });
     ::kill(victim, SIGKILL);

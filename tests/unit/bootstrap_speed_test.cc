@@ -13,6 +13,7 @@ namespace zbccl::bootstrap::test {
 namespace {
 
 struct Times {
+  std::atomic<int> port{0};  // of the store, once it is served
   std::atomic<int> ready{0};
   std::atomic<int> made{0};
   struct {
@@ -24,7 +25,9 @@ struct Times {
 
 int64_t now_ns() { return Clock::now().time_since_epoch().count(); }
 
-[[noreturn]] void run_rank(Times& times, const UniqueId& id, int rank, int nranks) {
+[[noreturn]] void run_rank(Times& times, int rank, int nranks) {
+  while (times.port == 0) std::this_thread::sleep_for(Milliseconds(1));
+  const UniqueId id{"127.0.0.1", static_cast<uint16_t>(times.port.load()), some_secret()};
   ++times.ready;
   while (times.ready < nranks) std::this_thread::sleep_for(Milliseconds(1));
   auto& mine = times.ranks[rank];
@@ -49,13 +52,15 @@ double make_one(int nranks) {
       ::mmap(nullptr, sizeof(Times), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   EXPECT_NE(memory, MAP_FAILED);
   auto* const times = new (memory) Times{};
-  const TestServer server = serve();
   std::vector<pid_t> processes;
   for (int rank = 0; rank < nranks; ++rank) {
     const pid_t process = ::fork();
-    if (process == 0) run_rank(*times, server.id, rank, nranks);
+    if (process == 0) run_rank(*times, rank, nranks);
     processes.push_back(process);
   }
+  // Only now: a child would inherit the locks that the server's thread holds at the fork.
+  const TestServer server = serve();
+  times->port = server.id.port;
   for (const pid_t process : processes) ::waitpid(process, nullptr, 0);
   int64_t begin = times->ranks[0].begin;
   int64_t end = 0;

@@ -3,9 +3,13 @@
 #include <sys/resource.h>
 
 #include "bootstrap_support.h"
+#include "support/process_state.h"
 
 namespace zbccl::bootstrap::test {
 namespace {
+
+using zbccl::test::count_descriptors;
+using zbccl::test::count_threads;
 
 constexpr int kPromptMs = 2'000;
 
@@ -266,6 +270,20 @@ TEST(TcpStore, StopsWhenIdle) {
   store.reset();
   EXPECT_TRUE(eventually([&] { return !raw_connect(server.id.port).valid(); }));
   EXPECT_FALSE(server.server->keep_serving());
+}
+
+TEST(TcpStore, ThatHasStoppedByItselfKeepsNothing) {
+  const int threads = count_threads();
+  const int descriptors = count_descriptors();
+  const TestServer server = serve();
+  auto store = *connect_tcp_store(server.id, soon());
+  server.server->stop_when_idle();
+  store.reset();
+  EXPECT_TRUE(eventually([&] {
+    return count_threads() == threads && count_descriptors() == descriptors;
+  })) << zbccl::test::describe_descriptors();
+  EXPECT_TRUE(server.server->abandoned());
+  EXPECT_EQ(server.server->port(), server.id.port);
 }
 
 TEST(TcpStore, ServerSurvivesLackOfDescriptors) {
