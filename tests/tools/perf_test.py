@@ -268,7 +268,7 @@ class Arguments(unittest.TestCase):
         self.assertIn("bf16", self.refused("all_reduce", "-d", "float"))
         self.assertIn("bf16", self.refused("all_reduce", "-d", "f32,half"))
         self.assertIn("sum", self.refused("all_reduce", "-o", "xor"))
-        self.assertIn("host", self.refused("all_reduce", "--device", "cuda"))
+        self.assertIn("host", self.refused("all_reduce", "--device", "tpu"))
         self.assertIn("gloo", self.refused("all_reduce", "--compare", "mpi"))
         for seconds in (0, -1, "x"):
             self.refused("all_reduce", "--seconds", seconds)

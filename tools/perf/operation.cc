@@ -169,7 +169,7 @@ Buffers in_place_buffers(Op op, void* base, const Shape& shape, size_t element, 
 }
 
 void call(Communicator& comm, const CallSpec& spec, const Buffers& buffers, const Shape& shape,
-          int rank, int ranks) {
+          int rank, int ranks, const zbcclCall_t* how) {
   const void* const send = buffers.send;
   void* const recv = buffers.recv;
   const size_t count = shape.count;
@@ -178,32 +178,30 @@ void call(Communicator& comm, const CallSpec& spec, const Buffers& buffers, cons
   const size_t* const recv_parts = shape.recv_parts.data();
   // By the C functions: what is measured is the library, not the header around it.
   switch (spec.op) {
-    case Op::kAllReduce:
-      return check(zbcclAllReduce(send, recv, count, type, spec.redop, c, nullptr));
+    case Op::kAllReduce: return check(zbcclAllReduce(send, recv, count, type, spec.redop, c, how));
     case Op::kReduce:
-      return check(zbcclReduce(send, recv, count, type, spec.redop, spec.root, c, nullptr));
-    case Op::kAllGather: return check(zbcclAllGather(send, recv, count, type, c, nullptr));
+      return check(zbcclReduce(send, recv, count, type, spec.redop, spec.root, c, how));
+    case Op::kAllGather: return check(zbcclAllGather(send, recv, count, type, c, how));
     case Op::kAllGatherV:
-      return check(zbcclAllGatherV(send, recv, recv_parts, nullptr, type, c, nullptr));
+      return check(zbcclAllGatherV(send, recv, recv_parts, nullptr, type, c, how));
     case Op::kReduceScatter:
-      return check(zbcclReduceScatter(send, recv, count, type, spec.redop, c, nullptr));
+      return check(zbcclReduceScatter(send, recv, count, type, spec.redop, c, how));
     case Op::kReduceScatterV:
-      return check(zbcclReduceScatterV(send, recv, recv_parts, type, spec.redop, c, nullptr));
-    case Op::kBroadcast:
-      return check(zbcclBroadcast(send, recv, count, type, spec.root, c, nullptr));
-    case Op::kAllToAll: return check(zbcclAllToAll(send, recv, count, type, c, nullptr));
+      return check(zbcclReduceScatterV(send, recv, recv_parts, type, spec.redop, c, how));
+    case Op::kBroadcast: return check(zbcclBroadcast(send, recv, count, type, spec.root, c, how));
+    case Op::kAllToAll: return check(zbcclAllToAll(send, recv, count, type, c, how));
     case Op::kAllToAllV:
       return check(zbcclAllToAllV(send, shape.send_parts.data(), nullptr, recv, recv_parts, nullptr,
-                                  type, c, nullptr));
-    case Op::kGather: return check(zbcclGather(send, recv, count, type, spec.root, c, nullptr));
-    case Op::kScatter: return check(zbcclScatter(send, recv, count, type, spec.root, c, nullptr));
+                                  type, c, how));
+    case Op::kGather: return check(zbcclGather(send, recv, count, type, spec.root, c, how));
+    case Op::kScatter: return check(zbcclScatter(send, recv, count, type, spec.root, c, how));
     case Op::kSendRecv: {
       Group group;  // both at once, as nccl-tests makes them
-      check(zbcclSend(send, count, type, (rank + 1) % ranks, c, nullptr));
-      check(zbcclRecv(recv, count, type, (rank + ranks - 1) % ranks, c, nullptr));
+      check(zbcclSend(send, count, type, (rank + 1) % ranks, c, how));
+      check(zbcclRecv(recv, count, type, (rank + ranks - 1) % ranks, c, how));
       return group.finish();
     }
-    case Op::kBarrier: return check(zbcclBarrier(c, nullptr));
+    case Op::kBarrier: return check(zbcclBarrier(c, how));
   }
 }
 

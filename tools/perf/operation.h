@@ -90,9 +90,10 @@ struct CallSpec {
   zbcclRedOp_t redop = zbcclSum;
   int root = 0;
 };
-// One call; blocks. A send and receive goes to the next rank and comes from the one before.
+// One call; blocks, on host memory. A send and receive goes to the next rank and comes from the one
+// before. `how` may be null.
 void call(Communicator& comm, const CallSpec& spec, const Buffers& buffers, const Shape& shape,
-          int rank, int ranks);
+          int rank, int ranks, const zbcclCall_t* how = nullptr);
 
 // Elements of a peer's input that end up in this rank's output as they are.
 struct Moved {

@@ -73,6 +73,53 @@ void check_memory(const PerfOptions& options, int ranks) {
                   options.max_bytes, ranks, needed / kGiB, machine / kGiB));
 }
 
+Device parse_device(const std::string& name) {
+  if (name == "host") return Device::kHost;
+  if (name == "cuda") return Device::kCuda;
+  throw UsageError(fmt::format("--device {}: expected host or cuda", name));
+}
+
+// What belongs to one device only is refused with the other one: it would say nothing there.
+CudaOptions check_cuda_arguments(const PerfArguments& a) {
+  const bool cuda = a.device == "cuda";
+  const std::pair<const char*, bool> host_only[] = {{"--fresh", a.fresh}, {"--no-bind", a.no_bind}};
+  const std::pair<const char*, bool> cuda_only[] = {{"--graph", a.graph},
+                                                    {"--plain", a.plain},
+                                                    {"--register", a.registered},
+                                                    {"--algorithm", !a.algorithm.empty()},
+                                                    {"--max-blocks", a.max_blocks != 0},
+                                                    {"--one-gpu", a.one_gpu},
+                                                    {"--threads", a.threads},
+                                                    {"--nccl-lib", !a.nccl_library.empty()}};
+  for (const auto& [option, given] : cuda_only) {
+    if (given && !cuda) throw UsageError(fmt::format("{} is for --device cuda", option));
+  }
+  for (const auto& [option, given] : host_only) {
+    if (given && cuda) throw UsageError(fmt::format("{} is for --device host", option));
+  }
+  if (!cuda) return {};
+  if (!a.compare.empty() && a.compare != "nccl") {
+    throw UsageError(fmt::format("--compare {}: with --device cuda, expected nccl", a.compare));
+  }
+  if (!a.compare.empty() && a.one_gpu) {
+    throw UsageError("--compare nccl with --one-gpu: NCCL refuses two ranks on one GPU");
+  }
+  if (a.one_gpu && a.threads) {
+    throw UsageError("--one-gpu and --threads: expected one of them; --threads takes a GPU a rank");
+  }
+  const bool plain = a.plain || a.unregistered;
+  if (plain && a.registered) throw UsageError("--plain and --register: expected one of them");
+  CudaOptions options;
+  options.graph = a.graph;
+  if (plain) options.memory = DeviceMemoryKind::kPlain;
+  if (a.registered) options.memory = DeviceMemoryKind::kRegistered;
+  options.max_blocks = a.max_blocks;
+  options.one_gpu = a.one_gpu;
+  options.threads = a.threads;
+  options.nccl_library = a.nccl_library;
+  return options;
+}
+
 void check_json_path(const std::string& path) {
   if (path.empty()) return;
   const std::filesystem::path folder = std::filesystem::path(path).parent_path();
@@ -118,13 +165,11 @@ PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
         fmt::format("perf {}: there is no such operation; expected {}", arguments.op, op_names()));
   }
   options.op = *op;
-  if (arguments.device != "host") {
-    throw UsageError(
-        fmt::format("--device {}: this build has the device host only", arguments.device));
-  }
+  options.device = parse_device(arguments.device);
+  const bool cuda = options.device == Device::kCuda;
   options.types = parse_types(arguments.types);
   if (options.types.empty()) {
-    options.types = {arguments.compare.empty() ? zbcclBfloat16 : zbcclFloat32};
+    options.types = {arguments.compare.empty() || cuda ? zbcclBfloat16 : zbcclFloat32};
   }
   options.redops = parse_redops(arguments.redops);
   options.min_bytes = parse_bytes("-b", arguments.min_bytes);
@@ -144,7 +189,7 @@ PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
   }
   options.factor = arguments.factor;
   options.iterations = arguments.iterations;
-  options.seconds = arguments.seconds;
+  options.seconds = arguments.seconds > 0 ? arguments.seconds : cuda ? kCudaSeconds : kHostSeconds;
   options.warmup = arguments.warmup;
   if (arguments.root < 0 || arguments.root >= ranks) {
     throw UsageError(
@@ -164,10 +209,11 @@ PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
   options.unregistered = arguments.unregistered;
   options.bind = !arguments.no_bind;
   options.compare = arguments.compare;
-  if (!options.compare.empty()) check_comparison(options.compare);
+  options.cuda = check_cuda_arguments(arguments);
+  if (!options.compare.empty() && !cuda) check_comparison(options.compare);
   options.json_path = arguments.json_path;
   check_json_path(options.json_path);
-  if (has_data(options.op)) check_memory(options, ranks);
+  if (has_data(options.op) && !cuda) check_memory(options, ranks);
   return options;
 }
 

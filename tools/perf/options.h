@@ -12,7 +12,28 @@
 
 namespace zbccl::tools {
 
+enum class Device { kHost, kCuda };
+
+// Where the data of a GPU benchmark lies.
+enum class DeviceMemoryKind {
+  kPool,        // zbcclMemAllocDevice
+  kPlain,       // cudaMalloc
+  kRegistered,  // cudaMalloc, then zbcclMemRegister
+};
+
+// What only GPUs have.
+struct CudaOptions {
+  bool graph = false;  // time replays of a CUDA graph instead of launches one behind the other
+  DeviceMemoryKind memory = DeviceMemoryKind::kPool;
+  int max_blocks = 0;        // thread blocks of a call; 0: the plan decides
+  bool one_gpu = false;      // all ranks are threads of this process on GPU 0
+  bool threads = false;      // all ranks are threads of this process, each on a GPU of its own
+  std::string nccl_library;  // path; "" to search for it
+};
+
 struct PerfOptions {
+  Device device = Device::kHost;
+  CudaOptions cuda;
   Op op = Op::kAllReduce;
   std::vector<zbcclDataType_t> types;
   std::vector<zbcclRedOp_t> redops;
@@ -29,7 +50,7 @@ struct PerfOptions {
   bool fresh = false;
   bool unregistered = false;
   bool bind = true;       // each rank's thread to a core, where there is one for each
-  std::string compare;    // "", "gloo" or "copy"
+  std::string compare;    // "", "gloo" or "copy"; of GPUs "nccl"
   std::string json_path;  // "" for none
 };
 
@@ -44,7 +65,7 @@ struct PerfArguments {
   std::vector<std::string> types;  // empty: bf16, or f32 where gloo, which has no bf16, is compared
   std::vector<std::string> redops = {"sum"};
   int iterations = 0;
-  double seconds = 0.3;
+  double seconds = 0;  // 0: kHostSeconds or kCudaSeconds
   int warmup = 5;
   int root = 0;
   bool in_place = false;
@@ -53,12 +74,22 @@ struct PerfArguments {
   bool fresh = false;
   bool unregistered = false;
   bool no_bind = false;
+  bool graph = false;
+  bool plain = false;
+  bool registered = false;
+  std::string algorithm;  // what ZBCCL_ALGORITHM is set to; "" leaves it alone
+  int max_blocks = 0;
+  bool one_gpu = false;
+  bool threads = false;
+  std::string nccl_library;
   std::string compare;
   std::string json_path;
 };
 
 inline constexpr int kMaxPerfRanks = 256;
 inline constexpr int kMaxIterations = 10'000'000;
+inline constexpr double kHostSeconds = 0.3;
+inline constexpr double kCudaSeconds = 0.05;
 
 // "4096", "64K", "1M", "2G"; powers of 1024, an optional B or iB after the letter. Throws
 // UsageError naming `option`.

@@ -62,9 +62,20 @@ ordered_json to_json(const Row& row, const std::optional<Measurement>& measureme
   return result;
 }
 
-ordered_json to_json(const Row& row, const std::string& compare_name) {
+const char* memory_name(const PerfOptions& options) {
+  if (options.device == Device::kHost) return options.unregistered ? "unregistered" : "registered";
+  switch (options.cuda.memory) {
+    case DeviceMemoryKind::kPool: return "pool";
+    case DeviceMemoryKind::kPlain: return "cudaMalloc";
+    case DeviceMemoryKind::kRegistered: return "cudaMalloc, registered";
+  }
+  return "unknown";
+}
+
+ordered_json to_json(const Row& row, const PerfOptions& options, const DeviceNames& names) {
+  const bool cuda = options.device == Device::kCuda;
   ordered_json result = {{"op", op_name(row.op)},
-                         {"device", "host"},
+                         {"device", cuda ? "cuda" : "host"},
                          {"ranks", row.ranks},
                          {"dtype", nullptr},
                          {"redop", nullptr},
@@ -81,10 +92,20 @@ ordered_json to_json(const Row& row, const std::string& compare_name) {
   if (has_data(row.op)) result["dtype"] = zbcclTypeName(row.type);
   if (reduces(row.op)) result["redop"] = zbcclOpName(row.redop);
   if (row.compare) {
-    result["compare"] = {{"name", compare_name},
+    result["compare"] = {{"name", options.compare},
                          {"time_us", row.compare->mean},
                          {"p50_us", row.compare->p50},
                          {"p99_us", row.compare->p99}};
+  }
+  if (cuda) {
+    result["device_held_bytes"] = row.device_held_bytes;
+    result["graph"] = options.cuda.graph;
+    result["calls_in_sample"] = row.calls_in_sample;
+    result["memory"] = memory_name(options);
+    result["one_gpu"] = options.cuda.one_gpu;
+    result["max_blocks"] = options.cuda.max_blocks;
+    result["gpu"] = names.gpu;
+    result["nccl"] = names.nccl.empty() ? ordered_json() : ordered_json(names.nccl);
   }
   return result;
 }
@@ -99,33 +120,53 @@ std::string iterations_text(const PerfOptions& options) {
   return options.iterations > 0 ? fmt::format("{}", options.iterations) : "by time";
 }
 
+double median(const Row& row) {
+  const auto& own = row.out_of_place ? row.out_of_place : row.in_place;
+  return own ? own->timing.p50 : 0;
+}
+
 }  // namespace
 
 void Report::print_header() const {
+  const bool cuda = options_.device == Device::kCuda;
   print_line(fmt::format(
-      "# zbccl {}.{}.{} {}: device host, ranks {}, iterations {}, warm-up {}, check {}, memory {}, "
+      "# zbccl {}.{}.{} {}: device {}, ranks {}, iterations {}, warm-up {}, check {}, memory {}, "
       "data {}",
-      ZBCCL_MAJOR, ZBCCL_MINOR, ZBCCL_PATCH, op_name(options_.op), ranks_,
-      iterations_text(options_), options_.warmup, options_.check ? 1 : 0,
-      options_.unregistered ? "unregistered" : "registered",
+      ZBCCL_MAJOR, ZBCCL_MINOR, ZBCCL_PATCH, op_name(options_.op), cuda ? "cuda" : "host", ranks_,
+      iterations_text(options_), options_.warmup, options_.check ? 1 : 0, memory_name(options_),
       options_.fresh ? "fresh" : "unchanging"));
-  const bool compares = !options_.compare.empty();
+  if (cuda) {
+    print_line(fmt::format("# {}, driver for CUDA {}, runtime {}{}; {}{}", names_.gpu,
+                           names_.driver, names_.runtime,
+                           names_.nccl.empty() ? "" : ", NCCL " + names_.nccl,
+                           options_.cuda.graph ? "replays of a graph" : "launches",
+                           options_.cuda.one_gpu ? ", all ranks on one GPU" : ""));
+  }
   print_line("#");
+  print_columns();
+}
+
+void Report::print_columns() const {
+  const bool compares = !options_.compare.empty();
+  const bool cuda = options_.device == Device::kCuda;
+  const auto more = [&](const char* held, const std::string& compared) {
+    return (cuda ? fmt::format("{:>12}", held) : "") + (compares ? "  " + compared : "");
+  };
   print_line(fmt::format("#{:>50}{:^31}  {:^31}  {:^18}  {:^18}  {:>12}{:>12}{}", "",
                          "out-of-place", "in-place", "out-of-place", "in-place", "", "staged",
-                         compares ? fmt::format("  {:^28}", options_.compare) : ""));
+                         more("held", fmt::format("{:^28}", options_.compare))));
   print_line(fmt::format(
       "#{:>11}{:>13}{:>9}{:>9}{:>6}    {:>8}{:>8}{:>8}{:>7}  {:>8}{:>8}{:>8}{:>7}  {:>9}{:>9}  "
       "{:>9}{:>9}  {:>12}{:>12}{}",
       "size", "count", "type", "redop", "root", "time", "algbw", "busbw", "#wrong", "time", "algbw",
       "busbw", "#wrong", "p50", "p99", "p50", "p99", "algorithm", "bytes",
-      compares ? fmt::format("  {:>9}{:>9}{:>10}", "time", "p50", "p50 ratio") : ""));
+      more("bytes", fmt::format("{:>9}{:>9}{:>10}", "time", "p50", "p50 ratio"))));
   print_line(fmt::format(
       "#{:>11}{:>13}{:>9}{:>9}{:>6}    {:>8}{:>8}{:>8}{:>7}  {:>8}{:>8}{:>8}{:>7}  {:>9}{:>9}  "
       "{:>9}{:>9}  {:>12}{:>12}{}",
       "(B)", "(elements)", "", "", "", "(us)", "(GB/s)", "(GB/s)", "", "(us)", "(GB/s)", "(GB/s)",
       "", "(us)", "(us)", "(us)", "(us)", "", "(a call)",
-      compares ? fmt::format("  {:>9}{:>9}{:>10}", "(us)", "(us)", "to zbccl") : ""));
+      more("(a GPU)", fmt::format("{:>9}{:>9}{:>10}", "(us)", "(us)", "to zbccl"))));
 }
 
 void Report::add(const Row& row) {
@@ -137,11 +178,11 @@ void Report::add(const Row& row) {
   text += main_columns(row, row.out_of_place) + main_columns(row, row.in_place);
   text += percentile_columns(row.out_of_place) + percentile_columns(row.in_place);
   text += fmt::format("  {:>12}{:>12}", row.algorithm, row.staged_bytes);
+  if (options_.device == Device::kCuda) text += fmt::format("{:>12}", row.device_held_bytes);
   if (!options_.compare.empty()) {
-    const auto& own = row.out_of_place ? row.out_of_place : row.in_place;
-    if (row.compare && own && own->timing.p50 > 0) {
+    if (row.compare && median(row) > 0) {
       text += "  " + number(row.compare->mean, 9) + number(row.compare->p50, 9) +
-              number(row.compare->p50 / own->timing.p50, 9) + "x";
+              number(row.compare->p50 / median(row), 9) + "x";
     } else {
       text += "  " + none(9) + none(9) + none(10);
     }
@@ -166,6 +207,7 @@ void Report::print_footer(double init_ms) const {
     most.staged_bytes = std::max(most.staged_bytes, row.staged_bytes);
     most.landing_bytes = std::max(most.landing_bytes, row.landing_bytes);
     most.held_bytes = std::max(most.held_bytes, row.held_bytes);
+    most.device_held_bytes = std::max(most.device_held_bytes, row.device_held_bytes);
   }
   if (options_.check) {
     print_line(fmt::format("# Out of bounds values : {} {}", wrong, wrong == 0 ? "OK" : "FAILED"));
@@ -176,13 +218,16 @@ void Report::print_footer(double init_ms) const {
   print_line(fmt::format("# Staged bytes a call  : {} at most", most.staged_bytes));
   print_line(fmt::format("# Landing bytes a call : {} at most", most.landing_bytes));
   print_line(fmt::format("# Held bytes           : {} at most, all ranks", most.held_bytes));
+  if (options_.device == Device::kCuda) {
+    print_line(fmt::format("# Held on a GPU        : {} at most", most.device_held_bytes));
+  }
   print_line(fmt::format("# Initialisation       : {:.1f} ms, slowest rank", init_ms));
 }
 
 void Report::write_json() const {
   if (options_.json_path.empty()) return;
   ordered_json rows = ordered_json::array();
-  for (const Row& row : rows_) rows.push_back(to_json(row, options_.compare));
+  for (const Row& row : rows_) rows.push_back(to_json(row, options_, names_));
   std::ofstream file(options_.json_path, std::ios::trunc);
   file << rows.dump(1) << '\n';
   file.close();

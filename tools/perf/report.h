@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "perf/options.h"
@@ -39,11 +40,24 @@ struct Row {
   uint64_t held_bytes = 0;     // by all ranks' libraries, after the row
   double init_ms = 0;          // until the slowest rank had its communicator
   std::optional<Timing> compare;
+  // Of GPUs: physical memory that the library holds on one of them, the largest of all, and the
+  // calls in one replay or batch, whose time a sample is.
+  uint64_t device_held_bytes = 0;
+  int calls_in_sample = 0;
+};
+
+// What was measured on, for the table's head and the JSON rows; empty without GPUs.
+struct DeviceNames {
+  std::string gpu;      // "NVIDIA H200"
+  std::string driver;   // the highest CUDA version it serves
+  std::string runtime;  // CUDA's, that the command was built with
+  std::string nccl;     // version; "" where it is not compared
 };
 
 class Report {
  public:
-  Report(const PerfOptions& options, int ranks) : options_(options), ranks_(ranks) {}
+  Report(const PerfOptions& options, int ranks, DeviceNames names = {})
+      : options_(options), names_(std::move(names)), ranks_(ranks) {}
 
   void print_header() const;
   void add(const Row& row);  // prints it too
@@ -52,7 +66,10 @@ class Report {
   void write_json() const;
 
  private:
+  void print_columns() const;
+
   const PerfOptions& options_;
+  DeviceNames names_;
   int ranks_;
   std::vector<Row> rows_;
 };

@@ -1,0 +1,134 @@
+#include "perf/nccl_library.h"
+
+#include <dlfcn.h>
+#include <fmt/core.h>
+#include <glob.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+#include "command.h"
+
+namespace zbccl::tools {
+namespace {
+
+constexpr const char* kName = "libnccl.so.2";
+
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value != nullptr ? value : "";
+}
+
+// The folder that holds bin/python3 of the first Python in PATH; "" without one.
+std::string python_prefix() {
+  const std::string path = variable("PATH");
+  for (size_t begin = 0; begin <= path.size();) {
+    const size_t end = std::min(path.find(':', begin), path.size());
+    const std::filesystem::path folder = path.substr(begin, end - begin);
+    std::error_code error;
+    const auto python = std::filesystem::canonical(folder / "python3", error);
+    if (!error) return python.parent_path().parent_path();
+    begin = end + 1;
+  }
+  return "";
+}
+
+// The newest of what matches, by name; "" for nothing.
+std::string last_match(const std::string& pattern) {
+  glob_t found = {};
+  std::string path;
+  if (glob(pattern.c_str(), 0, nullptr, &found) == 0 && found.gl_pathc > 0) {
+    path = found.gl_pathv[found.gl_pathc - 1];
+  }
+  globfree(&found);
+  return path;
+}
+
+std::vector<std::string> python_folders() {
+  std::vector<std::string> folders;
+  for (const std::string& prefix :
+       {variable("VIRTUAL_ENV"), variable("CONDA_PREFIX"), python_prefix(),
+        std::string("/usr/local"), std::string("/usr"), variable("HOME") + "/.local"}) {
+    if (prefix.empty() || prefix == "/.local") continue;
+    for (const char* packages : {"site-packages", "dist-packages"}) {
+      folders.push_back(fmt::format("{}/lib/python3*/{}", prefix, packages));
+    }
+  }
+  return folders;
+}
+
+template <typename Function>
+void find(void* module, const char* name, Function*& function) {
+  function = reinterpret_cast<Function*>(dlsym(module, name));
+  if (function == nullptr) {
+    throw UsageError(fmt::format("--compare nccl: the library has no {}; expected NCCL 2", name));
+  }
+}
+
+NcclLibrary open(const std::string& path) {
+  // NCCL's symbols stay its own, and the module is never closed: its threads live on.
+  void* module = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (module == nullptr) {
+    const char* why = dlerror();
+    throw UsageError(fmt::format(
+        "--compare nccl: {} cannot be loaded ({}); give its path by --nccl-lib or ZBCCL_NCCL_LIB. "
+        "PyTorch brings it as nvidia/nccl/lib/{} among its Python packages.",
+        path, why != nullptr ? why : "unknown reason", kName));
+  }
+  NcclLibrary library;
+  library.path = path;
+  find(module, "ncclGetUniqueId", library.get_unique_id);
+  find(module, "ncclCommInitRank", library.comm_init_rank);
+  find(module, "ncclCommDestroy", library.comm_destroy);
+  find(module, "ncclCommAbort", library.comm_abort);
+  find(module, "ncclAllReduce", library.all_reduce);
+  find(module, "ncclReduce", library.reduce);
+  find(module, "ncclBroadcast", library.broadcast);
+  find(module, "ncclAllGather", library.all_gather);
+  find(module, "ncclReduceScatter", library.reduce_scatter);
+  find(module, "ncclSend", library.send);
+  find(module, "ncclRecv", library.recv);
+  find(module, "ncclGroupStart", library.group_start);
+  find(module, "ncclGroupEnd", library.group_end);
+  find(module, "ncclGetErrorString", library.error_string);
+  find(module, "ncclGetLastError", library.last_error);
+  int (*get_version)(int*) = nullptr;
+  find(module, "ncclGetVersion", get_version);
+  int version = 0;
+  library.check(get_version(&version), "ncclGetVersion");
+  library.version = fmt::format("{}.{}.{}", version / 10'000, version / 100 % 100, version % 100);
+  return library;
+}
+
+}  // namespace
+
+void NcclLibrary::check(int result, const char* what, NcclComm comm) const {
+  if (result == 0) return;
+  const char* more = last_error(comm);
+  throw std::runtime_error(fmt::format("NCCL {}: {}: {} ({})", version, what, error_string(result),
+                                       more != nullptr ? more : ""));
+}
+
+std::string find_nccl(const std::string& path) {
+  if (!path.empty()) return path;
+  if (const std::string named = variable("ZBCCL_NCCL_LIB"); !named.empty()) return named;
+  for (const std::string& folder : python_folders()) {
+    const std::string found = last_match(folder + "/nvidia/nccl/lib/" + kName);
+    if (!found.empty()) return found;
+  }
+  return kName;
+}
+
+const NcclLibrary& load_nccl(const std::string& path) {
+  static std::mutex mutex;
+  static const NcclLibrary* library = nullptr;
+  const std::lock_guard lock(mutex);
+  if (library == nullptr) library = new NcclLibrary(open(find_nccl(path)));
+  return *library;
+}
+
+}  // namespace zbccl::tools
