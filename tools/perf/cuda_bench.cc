@@ -135,6 +135,15 @@ class CudaBench {
   }
 
   void run_row(const CallSpec& spec, size_t bytes) {
+    const Row row = measured_row(spec, bytes);
+    for (const auto* measurement : {&row.out_of_place, &row.in_place}) {
+      if (*measurement) wrong_ += (*measurement)->wrong.value_or(0);
+    }
+    if (rank_ == 0) report_->add(row);
+    control_.barrier();  // everyone's graphs are gone
+  }
+
+  Row measured_row(const CallSpec& spec, size_t bytes) {
     Side out;
     Side in;
     Side peer;
@@ -154,10 +163,7 @@ class CudaBench {
     row.count = has_parts(spec.op) ? shape.larger() : shape.count;
     row.init_ms = init_ms_;
     measure(out, in, compares ? &peer : nullptr, row);
-    for (const auto* measurement : {&row.out_of_place, &row.in_place}) {
-      if (*measurement) wrong_ += (*measurement)->wrong.value_or(0);
-    }
-    if (rank_ == 0) report_->add(row);
+    return row;
   }
 
   void measure(Side& out, Side& in, Side* peer, Row& row) {
@@ -191,6 +197,9 @@ class CudaBench {
   void prepare(Side& side) {
     side.blocks->first.fill_with_numbers();
     side.blocks->second.fill_with_numbers();
+    // Ranks that share a GPU: what waits for the device must not meet a kernel that waits for
+    // ranks.
+    control_.barrier();
     side.plan = plan_series(control_, stream_, side.call, options_, kRounds);
     side.series.emplace(stream_, side.call, side.plan.calls, options_.cuda.graph);
     check_state();
@@ -239,6 +248,7 @@ class CudaBench {
     const uint64_t wrong = check_->wrong(side.variant, stream_, CudaInput::kRandom, ++seed_, [&] {
       if (!in_graph) return side.call();
       const CudaGraph graph(stream_, side.call);
+      control_.barrier();
       graph.launch(stream_);
       stream_.wait();
     });
