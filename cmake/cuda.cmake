@@ -1,4 +1,5 @@
-# Finds the CUDA compiler. Sets ZBCCL_HAVE_CUDA, which the parts that have device code ask.
+# Finds the CUDA compiler and the static run time. Sets ZBCCL_HAVE_CUDA, which the parts for the CUDA device ask; C++ sees
+# it as ZBCCL_HAVE_CUDA=1. libcuda is not linked: it is found at run time, so that the library loads without a driver.
 set(ZBCCL_HAVE_CUDA OFF)
 if(NOT ZBCCL_CUDA STREQUAL "OFF")
   include(CheckLanguage)
@@ -8,8 +9,9 @@ if(NOT ZBCCL_CUDA STREQUAL "OFF")
       set(CMAKE_CUDA_ARCHITECTURES 90)  # H100 and H200; PTX for later ones comes with it
     endif()
     enable_language(CUDA)
+    find_package(CUDAToolkit 12.5 REQUIRED)
     set(ZBCCL_HAVE_CUDA ON)
-    message(STATUS "CUDA ${CMAKE_CUDA_COMPILER_VERSION} found; this version has kernels for the host device only")
+    message(STATUS "CUDA ${CMAKE_CUDA_COMPILER_VERSION} found; building for the host and the CUDA device")
   elseif(ZBCCL_CUDA STREQUAL "ON")
     message(FATAL_ERROR "ZBCCL_CUDA is ON and no CUDA compiler was found; set CUDACXX or CMAKE_CUDA_COMPILER")
   else()

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <vector>
 
 #include "base/fork_guard.h"
@@ -72,6 +73,7 @@ Exchange::~Exchange() {
   const uint64_t one = 1;
   (void)!write(wake_.get(), &one, sizeof one);
   thread_.join();
+  for (const auto& [fd, client] : clients_) detach(client);
 }
 
 Result<std::shared_ptr<PeerProcess>> Exchange::peer(const ProcessInfo& info, Deadline deadline) {
@@ -85,7 +87,7 @@ Result<std::shared_ptr<PeerProcess>> Exchange::peer(const ProcessInfo& info, Dea
   if (info.nonce == info_.nonce) {
     process = PeerProcess::self(info_);
   } else {
-    ZBCCL_ASSIGN_OR_RETURN(process, PeerProcess::connect(info, deadline));
+    ZBCCL_ASSIGN_OR_RETURN(process, PeerProcess::connect(info, deadline, info_.nonce));
   }
   const std::lock_guard lock(peers_mutex_);
   if (auto known = peers_[info.nonce].lock()) return known;  // another thread was faster
@@ -138,7 +140,14 @@ void Exchange::run() {
 
 void Exchange::forget(int fd) {
   epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-  clients_.erase(fd);
+  const auto it = clients_.find(fd);
+  detach(it->second);
+  clients_.erase(it);
+}
+
+void Exchange::detach(const Client& client) {
+  if (client.owner == 0) return;
+  if (DeviceImports* imports = device_imports()) imports->detach(client.owner);
 }
 
 int Exchange::next_wait() const {
@@ -228,17 +237,48 @@ Status Exchange::answer_proof(Client& client) {
 
 Status Exchange::answer_request(Client& client) {
   ExchangeRequest request;
-  ZBCCL_RETURN_IF_ERROR(receive_message(client.socket.get(), as_buffer(request), nullptr,
+  UniqueFd given;
+  ZBCCL_RETURN_IF_ERROR(receive_message(client.socket.get(), as_buffer(request), &given,
                                         Deadline::after(Milliseconds(0))));
   ExchangeReply reply;
-  reply.segment = request.segment;
+  reply.id = request.id;
   int fd = -1;
-  if (const auto handle = Pool::process().segment_handle(request.segment); handle.ok()) {
-    reply.found = 1;
-    reply.reserve = handle->second;
-    fd = handle->first;
+  switch (static_cast<ExchangeKind>(request.kind)) {
+    case ExchangeKind::kHostSegment:
+      if (const auto handle = Pool::process().segment_handle(request.segment); handle.ok()) {
+        reply.reserve = handle->second;
+        fd = handle->first;
+      } else {
+        reply.code = static_cast<int32_t>(Code::kRevoked);
+      }
+      break;
+    case ExchangeKind::kDeviceChunk:
+    case ExchangeKind::kDropDevice: answer_device(client, request, std::move(given), &reply); break;
+    default: return error(Code::kNetwork, "unknown request {}", request.kind);
   }
   return send_message(client.socket.get(), as_message(reply), fd);
+}
+
+void Exchange::answer_device(Client& client, const ExchangeRequest& request, UniqueFd fd,
+                             ExchangeReply* reply) {
+  const bool drop = static_cast<ExchangeKind>(request.kind) == ExchangeKind::kDropDevice;
+  ImportAnswer answer;
+  DeviceImports* const imports = device_imports();
+  if (imports == nullptr) {
+    answer.later = !drop;
+    if (!drop) answer.status = error(Code::kTimeout, "it uses no GPU yet");
+  } else if (request.owner == 0 || (client.owner != 0 && client.owner != request.owner)) {
+    answer.status = error(Code::kNetwork, "a connection speaks for one process");
+  } else {
+    if (client.owner == 0) imports->attach(request.owner);
+    client.owner = request.owner;
+    answer = drop ? imports->drop_segment(request.owner, request.chunk)
+                  : imports->import_chunk(request.owner, request.chunk, std::move(fd));
+  }
+  reply->later = answer.later ? 1 : 0;
+  reply->code = static_cast<int32_t>(answer.status.code());
+  const std::string& text = answer.status.message();
+  std::memcpy(reply->text, text.data(), std::min(text.size(), sizeof reply->text - 1));
 }
 
 void Exchange::report_death(int fd) {

@@ -44,6 +44,7 @@ class Exchange {
     bootstrap::Nonce client_nonce{};
     bootstrap::Nonce server_nonce{};
     Deadline deadline = Deadline::never();
+    uint64_t owner = 0;  // whose device memory it has shown; 0: none
   };
 
   Exchange() = default;
@@ -54,10 +55,13 @@ class Exchange {
   Status answer_hello(Client& client);
   Status answer_proof(Client& client);
   Status answer_request(Client& client);
+  static void answer_device(Client& client, const ExchangeRequest& request, UniqueFd fd,
+                            ExchangeReply* reply);
   void drop_late_strangers();
   void report_death(int fd);
   int next_wait() const;
   void forget(int fd);
+  static void detach(const Client& client);
 
   ProcessInfo info_;
   uint64_t probe_ = 0;  // what a peer reads to find out whether it may

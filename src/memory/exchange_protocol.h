@@ -5,11 +5,12 @@
 #include <cstdint>
 
 #include "bootstrap/auth.h"
+#include "memory/device_imports.h"
 
 namespace zbccl::memory {
 
 inline constexpr uint64_t kExchangeMagic = 0x7a6263636c6d656dULL;  // "zbcclmem"
-inline constexpr uint32_t kExchangeVersion = 2;
+inline constexpr uint32_t kExchangeVersion = 3;
 
 struct ExchangeHello {  // client: first message
   uint64_t magic = kExchangeMagic;
@@ -35,15 +36,26 @@ struct ExchangeWelcome {  // service: where the client may probe cross-memory at
   uint64_t probe_value = 0;
 };
 
-struct ExchangeRequest {  // client, any number of times
-  uint32_t segment = 0;
-  uint32_t reserved = 0;
+enum class ExchangeKind : uint32_t {
+  kHostSegment = 0,  // asks for a descriptor of a segment of the service's process
+  kDeviceChunk = 1,  // shows a chunk of the client's device memory, mostly with a descriptor
+  kDropDevice = 2,   // asks to unmap a segment of the client's device memory
 };
 
-struct ExchangeReply {  // service, with the segment's descriptor if found
-  uint32_t found = 0;
-  uint32_t segment = 0;  // as in the request: one whose asker gave up may be answered late
-  uint64_t reserve = 0;
+struct ExchangeRequest {  // client, any number of times
+  uint32_t kind = 0;      // ExchangeKind
+  uint32_t segment = 0;   // kHostSegment
+  uint64_t id = 0;        // comes back in the reply
+  uint64_t owner = 0;     // nonce of the client's process; device requests
+  DeviceChunk chunk;      // device requests
+};
+
+struct ExchangeReply {   // service, for a host segment with its descriptor
+  uint64_t id = 0;       // as in the request: one whose asker gave up may be answered late
+  uint64_t reserve = 0;  // kHostSegment
+  uint32_t later = 0;    // not done yet: ask again
+  int32_t code = 0;      // Code
+  char text[232] = {};   // of the error, or of what is waited for
 };
 
 }  // namespace zbccl::memory

@@ -13,13 +13,14 @@
 #include "base/env.h"
 #include "base/log.h"
 #include "memory/attach.h"
-#include "memory/exchange_protocol.h"
 #include "memory/unix_socket.h"
 
 namespace zbccl::memory {
 namespace {
 
 constexpr auto kLook = Milliseconds(20);  // between looks at whether a wait is still wanted
+
+constexpr auto kLongestPause = std::chrono::microseconds(5000);  // between two times of asking
 
 Status check_wait(Deadline deadline, const PeerProcess::Cancelled& cancelled) {
   if (cancelled && cancelled()) return error(Code::kAborted, "the wait for a segment was ended");
@@ -61,9 +62,10 @@ Result<ExchangeWelcome> prove(int connection, const bootstrap::Secret& secret, D
 }  // namespace
 
 Result<std::shared_ptr<PeerProcess>> PeerProcess::connect(const ProcessInfo& peer,
-                                                          Deadline deadline) {
+                                                          Deadline deadline, uint64_t own_nonce) {
   auto process = std::shared_ptr<PeerProcess>(new PeerProcess);
   process->nonce_ = peer.nonce;
+  process->own_nonce_ = own_nonce;
   ZBCCL_ASSIGN_OR_RETURN(process->connection_, connect_unix(socket_name(peer.nonce), deadline));
   const int socket = process->connection_.get();
   ZBCCL_ASSIGN_OR_RETURN(process->pid_, peer_pid(socket));
@@ -87,7 +89,9 @@ std::shared_ptr<PeerProcess> PeerProcess::self(const ProcessInfo& info) {
   return process;
 }
 
-PeerProcess::~PeerProcess() = default;
+PeerProcess::~PeerProcess() {
+  for (auto& acks : acks_) delete acks.load(std::memory_order_relaxed);
+}
 
 bool PeerProcess::dead() const {
   if (self_) return false;
@@ -129,24 +133,14 @@ Result<std::byte*> PeerProcess::import_segment(uint32_t number, Deadline deadlin
     return error(Code::kInternal, "process {} names segment {}, the last possible is {}", pid_,
                  number, kMaxSegments - 1);
   }
-  std::unique_lock lock(mutex_, std::try_to_lock);
-  while (!lock.owns_lock()) {  // another thread's import may wait for longer than this one may
-    ZBCCL_RETURN_IF_ERROR(check_wait(deadline, cancelled));
-    std::this_thread::sleep_for(Milliseconds(1));
-    (void)lock.try_lock();
-  }
+  std::unique_lock<std::mutex> lock;
+  ZBCCL_RETURN_IF_ERROR(lock_connection(&lock, deadline, cancelled));
   if (std::byte* base = bases_[number].load(std::memory_order_acquire)) return base;
   ExchangeRequest request;
   request.segment = number;
-  ZBCCL_RETURN_IF_ERROR(send_message(connection_.get(), as_message(request)));
-  ExchangeReply reply;
   UniqueFd fd;
-  do {  // answers to requests that were given up are dropped
-    ZBCCL_RETURN_IF_ERROR(await_reply(deadline, cancelled));
-    fd.reset();
-    ZBCCL_RETURN_IF_ERROR(receive_message(connection_.get(), as_buffer(reply), &fd, deadline));
-  } while (reply.segment != number);
-  if (reply.found == 0 || !fd.valid()) {
+  ZBCCL_ASSIGN_OR_RETURN(const ExchangeReply reply, ask(request, -1, &fd, deadline, cancelled));
+  if (reply.code != 0 || !fd.valid()) {
     return error(Code::kRevoked, "process {} has no segment {}", pid_, number);
   }
   ZBCCL_ASSIGN_OR_RETURN(mappings_[number], map_segment(fd.get(), reply.reserve));
@@ -155,6 +149,95 @@ Result<std::byte*> PeerProcess::import_segment(uint32_t number, Deadline deadlin
   log::trace(log::Subsys::kMem, "imported segment {} of process {}, {} bytes reserved", number,
              pid_, reply.reserve);
   return base;
+}
+
+// Another thread's request may wait for longer than this one may.
+Status PeerProcess::lock_connection(std::unique_lock<std::mutex>* lock, Deadline deadline,
+                                    const Cancelled& cancelled) {
+  *lock = std::unique_lock(mutex_, std::try_to_lock);
+  while (!lock->owns_lock()) {
+    ZBCCL_RETURN_IF_ERROR(check_wait(deadline, cancelled));
+    std::this_thread::sleep_for(Milliseconds(1));
+    (void)lock->try_lock();
+  }
+  return {};
+}
+
+// One request and its answer; the caller holds the connection.
+Result<ExchangeReply> PeerProcess::ask(ExchangeRequest request, int fd, UniqueFd* received,
+                                       Deadline deadline, const Cancelled& cancelled) {
+  request.id = ++last_id_;
+  ZBCCL_RETURN_IF_ERROR(send_message(connection_.get(), as_message(request), fd));
+  ExchangeReply reply;
+  do {  // answers to requests that were given up are dropped
+    ZBCCL_RETURN_IF_ERROR(await_reply(deadline, cancelled));
+    received->reset();
+    ZBCCL_RETURN_IF_ERROR(receive_message(connection_.get(), as_buffer(reply), received, deadline));
+  } while (reply.id != request.id);
+  return reply;
+}
+
+Status PeerProcess::push_chunk(const DeviceChunk& chunk, int fd, Deadline deadline,
+                               const Cancelled& cancelled) {
+  ExchangeRequest request;
+  request.kind = static_cast<uint32_t>(ExchangeKind::kDeviceChunk);
+  request.chunk = chunk;
+  return ask_until_done(request, fd, deadline, cancelled);
+}
+
+Status PeerProcess::drop_segment(const DeviceChunk& segment, Deadline deadline,
+                                 const Cancelled& cancelled) {
+  ExchangeRequest request;
+  request.kind = static_cast<uint32_t>(ExchangeKind::kDropDevice);
+  request.chunk = segment;
+  return ask_until_done(request, -1, deadline, cancelled);
+}
+
+Status PeerProcess::ask_until_done(const ExchangeRequest& request, int fd, Deadline deadline,
+                                   const Cancelled& cancelled) {
+  if (self_ || own_nonce_ == 0) {
+    return error(Code::kInternal, "process {} takes no device memory of this process", pid_);
+  }
+  ExchangeRequest mine = request;
+  mine.owner = own_nonce_;
+  for (auto pause = std::chrono::microseconds(100);; pause = std::min(2 * pause, kLongestPause)) {
+    Result<ExchangeReply> reply = [&]() -> Result<ExchangeReply> {
+      std::unique_lock<std::mutex> lock;
+      ZBCCL_RETURN_IF_ERROR(lock_connection(&lock, deadline, cancelled));
+      UniqueFd unused;
+      return ask(mine, fd, &unused, deadline, cancelled);
+    }();
+    if (!reply.ok()) {
+      const bool ended = reply.status().code() == Code::kNetwork && dead();
+      return ended ? error(Code::kRemoteFailed, "process {} has ended", pid_)
+                   : reply.status().with_prefix(format("process {}", pid_));
+    }
+    reply->text[sizeof reply->text - 1] = '\0';
+    if (reply->later == 0) {
+      const bool known = reply->code >= 0 && reply->code < kNumCodes;
+      const Code code = known ? static_cast<Code>(reply->code) : Code::kInternal;
+      return code == Code::kOk ? Status() : error(code, "process {}: {}", pid_, reply->text);
+    }
+    if (const Status wait = check_wait(deadline, cancelled); !wait.ok()) {
+      return wait.with_prefix(format("process {} ({})", pid_, reply->text));
+    }
+    std::this_thread::sleep_for(pause);
+  }
+}
+
+void PeerProcess::acknowledge(int device, uint32_t segment, uint64_t count) {
+  std::atomic<Acknowledged*>& slot = acks_[static_cast<size_t>(device)];
+  Acknowledged* acks = slot.load(std::memory_order_acquire);
+  if (acks == nullptr) {
+    auto fresh = std::make_unique<Acknowledged>();
+    if (slot.compare_exchange_strong(acks, fresh.get(), std::memory_order_acq_rel)) {
+      acks = fresh.release();
+    }
+  }
+  std::atomic<uint64_t>& value = (*acks)[segment];
+  uint64_t before = value.load(std::memory_order_relaxed);
+  while (before < count && !value.compare_exchange_weak(before, count)) {
+  }
 }
 
 }  // namespace zbccl::memory

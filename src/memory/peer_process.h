@@ -12,6 +12,8 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/status.h"
+#include "memory/device_imports.h"
+#include "memory/exchange_protocol.h"
 #include "memory/pool.h"
 #include "memory/process_info.h"
 
@@ -21,7 +23,9 @@ class PeerProcess {
  public:
   // Proves itself to the peer's service thread, probes what the system allows and opens a handle on
   // its life.
-  static Result<std::shared_ptr<PeerProcess>> connect(const ProcessInfo& peer, Deadline deadline);
+  // `own_nonce`: of the calling process; without it no device memory can be shown to the peer.
+  static Result<std::shared_ptr<PeerProcess>> connect(const ProcessInfo& peer, Deadline deadline,
+                                                      uint64_t own_nonce = 0);
   // The calling process as its own peer: its memory is reached as it is.
   static std::shared_ptr<PeerProcess> self(const ProcessInfo& info);
   ~PeerProcess();
@@ -53,20 +57,47 @@ class PeerProcess {
     return import_segment(number, deadline, cancelled);
   }
 
+  // Shows the peer a chunk of this process's device memory (with a descriptor if `fd` >= 0) and
+  // returns once it has mapped it, which waits until the peer uses a GPU. Not for self().
+  Status push_chunk(const DeviceChunk& chunk, int fd, Deadline deadline,
+                    const Cancelled& cancelled = {});
+  // Returns once the peer has no mapping of the segment any more.
+  Status drop_segment(const DeviceChunk& segment, Deadline deadline,
+                      const Cancelled& cancelled = {});
+
+  // How much of a segment of GPU `device` (ordinal) the peer is known to have mapped; what the
+  // number counts is the owner's business. Never falls.
+  uint64_t acknowledged(int device, uint32_t segment) const {
+    const Acknowledged* acks = acks_[static_cast<size_t>(device)].load(std::memory_order_acquire);
+    return acks == nullptr ? 0 : (*acks)[segment].load(std::memory_order_relaxed);
+  }
+  void acknowledge(int device, uint32_t segment, uint64_t count);
+
  private:
+  using Acknowledged = std::array<std::atomic<uint64_t>, kMaxDeviceSegments>;
+
   PeerProcess() = default;
   Result<std::byte*> import_segment(uint32_t number, Deadline deadline, const Cancelled& cancelled);
   Status await_reply(Deadline deadline, const Cancelled& cancelled) const;
+  Result<ExchangeReply> ask(ExchangeRequest request, int fd, UniqueFd* received, Deadline deadline,
+                            const Cancelled& cancelled);
+  Status ask_until_done(const ExchangeRequest& request, int fd, Deadline deadline,
+                        const Cancelled& cancelled);
+  Status lock_connection(std::unique_lock<std::mutex>* lock, Deadline deadline,
+                         const Cancelled& cancelled);
 
   bool self_ = false;
   bool attachable_ = false;
   uint64_t nonce_ = 0;
+  uint64_t own_nonce_ = 0;
   int pid_ = 0;
   UniqueFd life_;
   std::array<std::atomic<std::byte*>, kMaxSegments> bases_{};
+  std::array<std::atomic<Acknowledged*>, kMaxDevices> acks_{};
 
   std::mutex mutex_;  // guards the connection and the mappings
   UniqueFd connection_;
+  uint64_t last_id_ = 0;
   std::array<Mapping, kMaxSegments> mappings_;
 };
 

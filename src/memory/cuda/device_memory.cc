@@ -1,0 +1,81 @@
+#include "memory/device_memory.h"
+
+#include <dlfcn.h>
+
+#include <atomic>
+
+#include "base/env.h"
+#include "memory/cuda/device_pool.h"
+#include "memory/cuda/driver.h"
+
+namespace zbccl::memory {
+namespace {
+
+using cuda::DevicePool;
+
+// The pool that an address lies in; null if it lies in none.
+DevicePool* pool_of(const void* address) {
+  if (device_imports() == nullptr) return nullptr;  // no GPU in use, or in a fork of such a process
+  for (int device = 0; device < static_cast<int>(kMaxDevices); ++device) {
+    DevicePool* const pool = DevicePool::opened(device);
+    if (pool == nullptr) continue;
+    const auto at = pool->locate(address, 0);
+    if (at && at->segment == 0) return pool;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Result<void*> allocate_on_device(size_t bytes, int device) {
+  ZBCCL_ASSIGN_OR_RETURN(DevicePool* const pool, DevicePool::of(device));
+  return pool->allocate(bytes, Use::kUser);
+}
+
+Status free_on_device(void* block) {
+  if (DevicePool* const pool = pool_of(block)) return pool->free(block);
+  return error(Code::kInvalidArgument, "{} is not a block of any GPU's pool", block);
+}
+
+Status register_device_memory(const void* address, size_t bytes) {
+  ZBCCL_RETURN_IF_ERROR(cuda::ensure_driver());
+  const int device = device_of(address);
+  if (device < 0) {
+    return error(Code::kInvalidArgument,
+                 "{} is not memory of a GPU; host memory that peers reach comes from zbcclMemAlloc",
+                 address);
+  }
+  ZBCCL_ASSIGN_OR_RETURN(DevicePool* const pool, DevicePool::of(device));
+  return pool->add_foreign(address, bytes);
+}
+
+Status deregister_device_memory(const void* address) {
+  // By what is registered and not by the address, whose memory may be gone.
+  Status status = error(Code::kInvalidArgument, "{} is not registered", address);
+  if (device_imports() == nullptr) return status;
+  const Deadline deadline = Deadline::after(Milliseconds(env::get_integer("ZBCCL_TIMEOUT")));
+  for (int device = 0; device < static_cast<int>(kMaxDevices); ++device) {
+    DevicePool* const pool = DevicePool::opened(device);
+    if (pool == nullptr || !pool->registered(address)) continue;
+    return pool->remove_foreign(address, deadline);
+  }
+  return status;
+}
+
+int device_of(const void* address) {
+  if (const DevicePool* const pool = pool_of(address)) return pool->device();
+  return cuda::device_of_address(address);
+}
+
+int current_device() { return cuda::current_device(); }
+
+DeviceTotals device_totals() {
+  const cuda::DeviceReport report = DevicePool::total_report();
+  DeviceTotals totals;
+  totals.user = report.used[static_cast<size_t>(Use::kUser)];
+  totals.held = report.held;
+  totals.reserved = report.reserved;
+  return totals;
+}
+
+}  // namespace zbccl::memory
