@@ -9,6 +9,8 @@ if(NOT ZBCCL_CUDA STREQUAL "OFF")
       set(CMAKE_CUDA_ARCHITECTURES 90)  # H100 and H200; PTX for later ones comes with it
     endif()
     enable_language(CUDA)
+    # By hand: CMake before 3.29 does not know what CUDA 13's compiler can do.
+    string(APPEND CMAKE_CUDA_FLAGS " -std=c++20")
     find_package(CUDAToolkit 12.5 REQUIRED)
     set(ZBCCL_HAVE_CUDA ON)
     message(STATUS "CUDA ${CMAKE_CUDA_COMPILER_VERSION} found; building for the host and the CUDA device")

@@ -21,6 +21,10 @@ namespace zbccl::env {
 namespace {
 
 constexpr std::array kVariables = {
+    Variable{"ZBCCL_ALGORITHM", Type::kChoice, "auto",
+             "auto|one_shot|two_shot|two_shot_direct|chunked|pull|push|push_bulk|relay",
+             "Algorithm of collectives on device memory, where it can serve the call; rank 0's "
+             "counts."},
     Variable{"ZBCCL_CMA", Type::kBool, "1", "",
              "Reach unregistered host memory of other processes by cross-memory attach; 0 stages "
              "it instead."},
@@ -33,6 +37,9 @@ constexpr std::array kVariables = {
              "Comma-separated subsystems to log (INIT, ENV, NET, MEM, GRAPH, COLL, MOE, KV, FAULT, "
              "ALL); a leading ^ "
              "inverts the list. Warnings are always logged."},
+    Variable{"ZBCCL_DEVICE_LANDING", Type::kSize, "0", "0..28M",
+             "Landing memory of a communicator on its GPU; 0: decided by what the process already "
+             "holds there. The least of all ranks counts."},
     Variable{"ZBCCL_EPOCH_BASE", Type::kInteger, "0", "0..4294967295",
              "First value of the 32-bit epochs of a communicator; for testing their wrap-around."},
     Variable{"ZBCCL_HOST_ADDRESS", Type::kString, "", "",

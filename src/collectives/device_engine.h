@@ -44,6 +44,8 @@ class DeviceEngine {
   virtual void abort() = 0;
   // The first failure that a kernel has found, told to the team as well.
   virtual Status state() = 0;
+  // What gives its memory back, to be called once every peer has left.
+  virtual std::function<void()> take_arena() = 0;
 };
 
 // Every rank brings `bytes` bytes and gets everyone's, by rank.

@@ -13,6 +13,7 @@
 #include "comm/graveyard.h"
 #include "comm/roll_call.h"
 #include "comm/tuning_file.h"
+#include "memory/device_memory.h"
 #include "memory/pool.h"
 #include "zbccl/version.h"
 
@@ -87,14 +88,20 @@ Options with_defaults(Options options) {
   return options;
 }
 
-Hello make_hello(const memory::ProcessInfo& process, Wait wait) {
+int device_of(const Options& options) {
+  return options.device == kDeviceAuto ? memory::current_device() : options.device;
+}
+
+Hello make_hello(const memory::ProcessInfo& process, const Options& options) {
   Hello hello;
   hello.process = process;
   hello.cpus = usable_cpus();
   hello.quota_millicores = cpu_quota_millicores();
   hello.one_shot_override = static_cast<uint64_t>(env::get_integer("ZBCCL_ONE_SHOT_MAX"));
   hello.epoch_base = static_cast<uint32_t>(env::get_integer("ZBCCL_EPOCH_BASE"));
-  hello.wait = wait;
+  hello.wait = options.wait;
+  hello.has_device = device_of(options) >= 0 ? 1 : 0;
+  hello.device_asked = options.device >= 0 ? 1 : 0;
   hello.fits = read_fits();
   return hello;
 }
@@ -311,7 +318,7 @@ Result<std::unique_ptr<Communicator>> Communicator::create(bootstrap::Store& sto
   ZBCCL_ASSIGN_OR_RETURN(auto exchange, memory::Exchange::acquire());
   ZBCCL_RETURN_IF_ERROR(store.attend(name, rank, nranks, deadline));
   auto made = [&]() -> Result<std::unique_ptr<Communicator>> {
-    const Hello hello = make_hello(exchange->info(), options.wait);
+    const Hello hello = make_hello(exchange->info(), options);
     ZBCCL_ASSIGN_OR_RETURN(
         const auto met,
         bootstrap::join(store, name, rank, nranks, as_text(hello), shortly_before(deadline)));
@@ -335,8 +342,14 @@ Result<std::unique_ptr<Communicator>> Communicator::split(int color, int key,
     int32_t color;
     int32_t key;
     Wait wait;
+    uint32_t has_device;
+    uint32_t device_asked;
   };
-  const Choice mine = {color, key, options.wait};
+  // The parent's device, unless another or none is asked for.
+  Options child = options;
+  if (child.device == kDeviceAuto && engine_ != nullptr) child.device = device();
+  const Choice mine = {color, key, options.wait, device_of(child) >= 0 ? 1U : 0U,
+                       options.device >= 0 ? 1U : 0U};
   std::vector<Choice> choices(static_cast<size_t>(size()));
   ZBCCL_RETURN_IF_ERROR(exchange(&mine, choices.data(), sizeof mine, options.init_timeout));
 
@@ -356,11 +369,14 @@ Result<std::unique_ptr<Communicator>> Communicator::split(int color, int key,
   std::vector<Hello> hellos;
   for (const auto& [unused, r] : members) {
     hellos.push_back(hellos_[static_cast<size_t>(r)]);
-    hellos.back().wait = choices[static_cast<size_t>(r)].wait;
+    const Choice& choice = choices[static_cast<size_t>(r)];
+    hellos.back().wait = choice.wait;
+    hellos.back().has_device = choice.has_device;
+    hellos.back().device_asked = choice.device_asked;
   }
   const auto place = std::find(members.begin(), members.end(), std::pair(key, rank()));
   Builder builder(nullptr, format("{}.{}.{}", name_, number, color),
-                  static_cast<int>(place - members.begin()), std::move(hellos), options,
+                  static_cast<int>(place - members.begin()), std::move(hellos), child,
                   Deadline::after(options.init_timeout));
   const Showing shown = builder.prepare(exchange_);
   ZBCCL_RETURN_IF_ERROR(exchange(&shown, all.data(), sizeof shown, options.init_timeout));

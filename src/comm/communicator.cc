@@ -29,6 +29,8 @@ Communicator::~Communicator() {
   collective_lane_.reset();
   transfer_lane_.reset();
   exchange_->remove_observer(observer_);
+  std::function<void()> free_device;
+  if (engine_ != nullptr) free_device = engine_->take_arena();
   engine_.reset();
   const int me = rank();
   const int nranks = size();
@@ -46,6 +48,7 @@ Communicator::~Communicator() {
     if (r != me) team_->peer(r).block->left(me, nranks).store(1, std::memory_order_release);
   }
   grave.quarantine = team_->take_quarantine();
+  grave.free_device = std::move(free_device);
   channels_.reset();
   team_.reset();
   bury(std::move(grave));

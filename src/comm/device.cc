@@ -1,6 +1,7 @@
 // Calls on device memory: which calls those are, and their way to the engine.
 #include <vector>
 
+#include "base/log.h"
 #include "comm/communicator.h"
 #include "memory/device_memory.h"
 
@@ -68,16 +69,37 @@ Status Communicator::complete_on_device(const collectives::Launch& launch,
   return {};
 }
 
+// All ranks have a GPU, or none has. A GPU that nobody asked for is left alone where some have
+// none.
 Status Communicator::make_engine(Deadline deadline) {
+  int with = -1;
+  int without = -1;
+  bool asked = false;
+  for (int r = 0; r < size(); ++r) {
+    const Hello& hello = hellos_[static_cast<size_t>(r)];
+    (hello.has_device != 0 ? with : without) = r;
+    asked = asked || hello.device_asked != 0;
+  }
+  if (with < 0) return {};
+  if (without >= 0) {
+    if (asked) {
+      return error(Code::kInvalidUsage,
+                   "{}: rank {} has a CUDA device and rank {} has none; give every rank one in "
+                   "zbcclConfig_t.device, or none",
+                   name_, with, without);
+    }
+    log::info(log::Subsys::kInit, "{}: rank {} has no CUDA device, so none is used", name_,
+              without);
+    return {};
+  }
   collectives::EngineOptions options;
   options.device = options_.device == kDeviceAuto ? memory::current_device() : options_.device;
   options.max_blocks = options_.max_blocks;
   options.deadline = deadline;
-  ZBCCL_ASSIGN_OR_RETURN(
-      engine_, collectives::make_device_engine(*team_, options,
-                                               [&](const void* mine, void* all, size_t bytes) {
-                                                 return exchange(mine, all, bytes, deadline.left());
-                                               }));
+  const auto gather = [&](const void* mine, void* all, size_t bytes) {
+    return exchange(mine, all, bytes, deadline.left());
+  };
+  ZBCCL_ASSIGN_OR_RETURN(engine_, collectives::make_device_engine(*team_, options, gather));
   return {};
 }
 

@@ -46,6 +46,7 @@ bool reap(Yard& y) {
   for (auto it = end; it != y.graves.end(); ++it) {
     (void)memory::Pool::process().free(it->block);
     (void)memory::Pool::process().free(it->outbox);
+    if (it->free_device) it->free_device();
   }
   y.graves.erase(end, y.graves.end());
   return y.graves.empty();

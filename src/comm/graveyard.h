@@ -2,6 +2,7 @@
 // it any more. Any thread.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -15,6 +16,7 @@ struct Grave {
   void* outbox = nullptr;
   std::vector<std::shared_ptr<memory::PeerProcess>> processes;  // by rank
   std::vector<memory::Lease> quarantine;  // users' blocks that a late peer may still write to
+  std::function<void()> free_device;      // gives the engine's memory back; may be empty
 };
 
 // Takes the memory over.

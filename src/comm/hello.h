@@ -24,6 +24,8 @@ struct Hello {
   uint64_t one_shot_override = 0;
   uint32_t epoch_base = 0;
   Wait wait = Wait::kAuto;
+  uint32_t has_device = 0;
+  uint32_t device_asked = 0;                   // by its user, so that to go without is an error
   std::array<plan::Fit, plan::kMaxFits> fits;  // from this rank's tuning file; rank 0's count
 };
 

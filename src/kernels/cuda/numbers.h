@@ -69,7 +69,7 @@ struct PoisonableVec : FloatVec<Format> {
   static ZBCCL_BOTH Pack without_poison(Pack x) {
     for (uint32_t& word : x.w) {
       if constexpr (Format::kNanBelowOnes) {
-        if (word > kPoisonWord - 1) word = kPoisonWord - 1;  // a minimum: one instruction
+        word = min_u32(word, kPoisonWord - 1);
       } else {
         if (word == kPoisonWord) word = kPoisonWord >> 1;
       }

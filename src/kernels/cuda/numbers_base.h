@@ -152,6 +152,32 @@ ZBCCL_BOTH float maximum(float a, float b) {
 #endif
 }
 
+// --- integers in vector registers ---
+
+#if ZBCCL_HOPPER
+__device__ __forceinline__ uint32_t min_s16x2(uint32_t a, uint32_t b) {
+  uint32_t v;
+  asm("min.s16x2 %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));
+  return v;
+}
+__device__ __forceinline__ uint32_t min_s32(uint32_t a, uint32_t b) {
+  uint32_t v;
+  asm("min.s32 %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));
+  return v;
+}
+#endif
+
+// Written out, because the compiler would make two instructions of it where b is a constant.
+ZBCCL_BOTH uint32_t min_u32(uint32_t a, uint32_t b) {
+#if ZBCCL_HOPPER
+  uint32_t v;
+  asm("min.u32 %0, %1, %2;" : "=r"(v) : "r"(a), "r"(b));
+  return v;
+#else
+  return a < b ? a : b;
+#endif
+}
+
 // v / n for n >= 1; of a power of two the inverse multiplies, which gives the same bits.
 ZBCCL_BOTH float divide_by_count(float v, int n) {
   const auto divisor = static_cast<float>(n);

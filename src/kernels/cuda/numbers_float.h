@@ -1,5 +1,9 @@
 // f32, f64, f16 and bf16: a pack as accumulators, and accumulators rounded to a pack. pack() rounds
 // to nearest even and makes every NaN the canonical one of docs/numerics.md.
+//
+// NVIDIA's arithmetic and conversions to f32 and 16-bit floats give one NaN only, which is positive
+// and all ones. As a signed integer it is above every other value of the format, so that a minimum
+// with the canonical NaN replaces it and leaves all else as it is.
 #pragma once
 
 #include "kernels/cuda/numbers_base.h"
@@ -18,8 +22,17 @@ struct F32 {
   static ZBCCL_BOTH void unpack(Acc (&lane)[kLanes], Pack pack) {
     for (int i = 0; i < kLanes; ++i) lane[i] = float_of(pack.w[i]);
   }
+  // Of results of arithmetic.
   static ZBCCL_BOTH Pack pack(const Acc (&lane)[kLanes]) {
-    return {{narrow(lane[0]), narrow(lane[1]), narrow(lane[2]), narrow(lane[3])}};
+    Pack pack;
+    for (int i = 0; i < kLanes; ++i) {
+#if ZBCCL_HOPPER
+      pack.w[i] = min_s32(bits_of(lane[i]), kNan);
+#else
+      pack.w[i] = narrow(lane[i]);
+#endif
+    }
+    return pack;
   }
 };
 
@@ -47,22 +60,10 @@ struct F64 {
   }
 };
 
-// Packs of 16-bit floats. NVIDIA's conversion makes every NaN 0x7FFF, which is mended apart: no
-// ordinary tensor has one.
 template <class Format>
 ZBCCL_BOTH Pack pack_halves(const float (&lane)[8]) {
   Pack pack;
   for (int i = 0; i < 4; ++i) pack.w[i] = Format::narrow_two(lane[2 * i], lane[2 * i + 1]);
-#if ZBCCL_HOPPER
-  bool nan = false;
-  for (int i = 0; i < 8; ++i) nan = nan || is_nan(lane[i]);
-  if (__builtin_expect(nan, false)) {
-    for (int i = 0; i < 4; ++i) {
-      if (is_nan(lane[2 * i])) pack.w[i] = (pack.w[i] & 0xFFFF0000U) | Format::kNan;
-      if (is_nan(lane[2 * i + 1])) pack.w[i] = (pack.w[i] & 0x0000FFFFU) | Format::kNan << 16;
-    }
-  }
-#endif
   return pack;
 }
 
@@ -75,7 +76,11 @@ struct Bf16 {
 
   static ZBCCL_BOTH float widen(Bits code) { return float_of(uint32_t{code} << 16); }
   static ZBCCL_BOTH Bits narrow(float v) {
+#if ZBCCL_HOPPER
+    return static_cast<Bits>(narrow_two(v, v));
+#else
     return static_cast<Bits>(is_nan(v) ? kNan : round_off(bits_of(v), 16));
+#endif
   }
   static ZBCCL_BOTH void unpack(Acc (&lane)[kLanes], Pack pack) {
     for (int i = 0; i < 4; ++i) {
@@ -83,12 +88,11 @@ struct Bf16 {
       lane[2 * i + 1] = float_of(pack.w[i] & 0xFFFF0000U);
     }
   }
-  // Two lanes without the canonical NaN.
   static ZBCCL_BOTH uint32_t narrow_two(float low, float high) {
 #if ZBCCL_HOPPER
     uint32_t word;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-    return word;
+    return min_s16x2(word, kNan << 16 | kNan);
 #else
     return uint32_t{narrow(high)} << 16 | narrow(low);
 #endif
@@ -115,7 +119,7 @@ struct F16 {
   }
   static ZBCCL_BOTH Bits narrow(float v) {
 #if ZBCCL_HOPPER
-    return is_nan(v) ? static_cast<Bits>(kNan) : static_cast<Bits>(narrow_two(v, v));
+    return static_cast<Bits>(narrow_two(v, v));
 #else
     return static_cast<Bits>(Small::narrow(v));
 #endif
@@ -130,7 +134,7 @@ struct F16 {
 #if ZBCCL_HOPPER
     uint32_t word;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-    return word;
+    return min_s16x2(word, kNan << 16 | kNan);
 #else
     return uint32_t{narrow(high)} << 16 | narrow(low);
 #endif

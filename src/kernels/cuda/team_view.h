@@ -11,6 +11,8 @@ inline constexpr int kMaxRanks = 16;
 inline constexpr int kMaxBlocks = 128;  // of a grid: every block of every rank must be resident
 inline constexpr int kEntryWords = 8;
 inline constexpr int kPackBytes = 16;
+inline constexpr int kPoisonSlots = 3;
+inline constexpr int kTransferBlocks = 16;  // that send one message, at most
 
 // What a rank shows one peer when it enters an operation, as words of 32 bits. On the wire each
 // travels in 8 bytes beside the operation's epoch, so it carries its own validity.
@@ -47,16 +49,25 @@ struct Control {
   uint32_t exits[kMaxBlocks][kMaxRanks];
   uint64_t steps[kMaxBlocks][kMaxRanks];
   uint64_t credits[kMaxBlocks][kMaxRanks];
+  // Point to point. By receiver: where its buffer is, word << 32 | number of the message. By sender
+  // and its block: blocks << 32 | number of the message whose part has arrived.
+  uint64_t offers[kMaxRanks][kEntryWords];
+  uint64_t arrivals[kMaxRanks][kTransferBlocks];
   // Not zero: this team has failed; kernels that see it return at once. Code | (rank + 1) << 8.
   uint32_t failed;
   uint32_t reserved[3];
   // The state that goes from one operation to the next, one copy for each block, so that no block
-  // waits for another of its grid: the last epoch, and how many packs of its poison slot it used.
+  // waits for another of its grid: the last epoch, how many packs of its poison slot it used, and
+  // the slot of the next. (The epoch modulo three would repeat itself where it wraps.)
   struct alignas(16) Progress {
     uint32_t epoch;
     uint32_t dirty;
-    uint32_t reserved[2];
+    uint32_t slot;
+    uint32_t reserved;
   } progress[kMaxBlocks];
+  // Messages so far to and from each rank, one copy for each block.
+  uint32_t sent[kMaxBlocks][kMaxRanks];
+  uint32_t received[kMaxBlocks][kMaxRanks];
 };
 
 // Landing memory behind the control part.
@@ -75,7 +86,7 @@ struct FailureRecord {
   uint32_t kind;
   uint32_t rank;  // the peer that did not come, called something else, or failed first
   uint32_t epoch;
-  uint32_t stage;  // what was waited for: 0 entry, 1 data, 2 step, 3 credit, 4 exit
+  uint32_t stage;  // what was waited for: Stage in sync.cuh
   uint32_t block;
   uint32_t code;  // of kPeerFailed: the peer's failure kind
   uint64_t expected;

@@ -1,0 +1,233 @@
+#include "collectives/cuda/engine.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "base/env.h"
+#include "base/log.h"
+#include "memory/device_memory.h"
+#include "observe/counters.h"
+
+namespace zbccl::cuda {
+namespace {
+
+// Landing memory that the communicators of this process hold on each GPU.
+std::atomic<uint64_t> landing_held[64];
+
+// The first communicator of a GPU gets room for speed; the next ones share what is left of the
+// promise (docs/limits.md), and none goes without.
+uint64_t landing_share(int device) {
+  const auto asked = static_cast<uint64_t>(env::get_integer("ZBCCL_DEVICE_LANDING"));
+  if (asked > 0) return std::clamp(asked, plan::kLeastLanding, plan::kMostLanding);
+  constexpr uint64_t kPromise = uint64_t{30} << 20;
+  const uint64_t held = landing_held[device & 63].load();
+  if (held == 0) return plan::kMostLanding - plan::kLeastLanding;
+  return held + 2 * plan::kLeastLanding <= kPromise ? 2 * plan::kLeastLanding : plan::kLeastLanding;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::create(transport::Team& team,
+                                               const collectives::EngineOptions& options,
+                                               const collectives::Exchange& exchange) {
+  auto engine = std::unique_ptr<Engine>(new Engine);
+  engine->max_blocks_ = options.max_blocks;
+  ZBCCL_ASSIGN_OR_RETURN(engine->team_,
+                         DeviceTeam::create(team, options.device, landing_share(options.device),
+                                            options.deadline, exchange));
+  landing_held[options.device & 63] += engine->team_->landing_bytes();
+  engine->tuning_ = plan::device_tuning(team.size(), engine->team_->landing_bytes());
+  // Rank 0's settings are everyone's.
+  struct Settings {
+    int32_t forced = 0;
+    int32_t max_blocks = 0;
+  };
+  Settings mine;
+  if (const auto forced = plan::parse_device_algorithm(env::get_string("ZBCCL_ALGORITHM"))) {
+    mine.forced = static_cast<int32_t>(*forced);
+  }
+  mine.max_blocks = options.max_blocks;
+  std::vector<Settings> all(static_cast<size_t>(team.size()));
+  ZBCCL_RETURN_IF_ERROR(exchange(&mine, all.data(), sizeof mine));
+  engine->tuning_.forced = static_cast<plan::DeviceAlgorithm>(all[0].forced);
+  engine->max_blocks_ = all[0].max_blocks;
+  return engine;
+}
+
+Engine::~Engine() {
+  if (team_ == nullptr) return;
+  landing_held[team_->device() & 63] -= team_->landing_bytes();
+  DevicePool& pool = team_->pool();
+  team_.reset();  // waits for the kernels
+  for (const Staging& staging : staging_) (void)pool.free(staging.data);
+}
+
+Status Engine::run(const Collective& call) {
+  ZBCCL_RETURN_IF_ERROR(team_->state());
+  if (team_->host().failed()) return team_->host().failure_status();
+  ZBCCL_RETURN_IF_ERROR(check_buffers(call));
+  const DeviceGuard guard(team_->device());
+  ZBCCL_RETURN_IF_ERROR(guard.status());
+  auto* const stream = static_cast<cudaStream_t>(call.launch.stream);
+  ZBCCL_RETURN_IF_ERROR(team_->order(stream));
+  staged_now_ = 0;
+  const Status status = dispatch(call, stream);
+  ZBCCL_RETURN_IF_ERROR(team_->enqueued(stream));
+  if (status.ok()) {
+    observe::Traffic& traffic = observe::thread_traffic();
+    (staged_now_ > 0 ? traffic.staged_calls : traffic.direct_calls).add(1);
+  }
+  return status;
+}
+
+Status Engine::dispatch(const Collective& call, cudaStream_t stream) {
+  if (team_->size() == 1) return copy_alone(call, stream);
+  if (reduces(call.operation)) return reduce(call, stream);
+  if (call.operation == Operation::kBroadcast) return broadcast(call, stream);
+  return move(call, stream);
+}
+
+Status Engine::check_buffers(const Collective& call) const {
+  const int rank = team_->rank();
+  const int nranks = team_->size();
+  const auto check = [&](const void* data, size_t bytes, const char* what) -> Status {
+    if (bytes == 0) return {};
+    const int device = memory::device_of(data);
+    if (device == team_->device()) return {};
+    return error(Code::kInvalidArgument,
+                 "{}: the {} at {} is {}, but the communicator serves CUDA device {} and the other "
+                 "buffer lies there; give both on that device, or both in host memory",
+                 operation_name(call.operation), what, data,
+                 device < 0 ? std::string("host memory") : format("memory of device {}", device),
+                 team_->device());
+  };
+  ZBCCL_RETURN_IF_ERROR(check(call.send, collectives::send_bytes(call, rank, nranks), "input"));
+  return check(call.recv, collectives::recv_bytes(call, rank, nranks), "output");
+}
+
+// A communicator of one rank: the result is the input.
+Status Engine::copy_alone(const Collective& call, cudaStream_t stream) {
+  algorithm_ = plan::DeviceAlgorithm::kNone;
+  const size_t bytes = collectives::recv_block(call, 0).bytes;
+  const void* const from = collectives::at(
+      call.send, collectives::send_block(call, 0).offset * (call.send_blocks != nullptr ? 1 : 0));
+  void* const to = collectives::at(
+      call.recv, collectives::recv_block(call, 0).offset * (call.recv_blocks != nullptr ? 1 : 0));
+  if (bytes == 0 || from == to) return {};
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream),
+                             "copying");
+  return {};
+}
+
+plan::DevicePlan Engine::plan_for(const Collective& call, uint64_t bytes, uint64_t longest) {
+  plan::DeviceCall what;
+  what.operation = call.operation;
+  what.type = call.type;
+  what.bytes = bytes;
+  what.longest = longest;
+  what.nranks = team_->size();
+  what.max_blocks = call.launch.max_blocks > 0 ? call.launch.max_blocks : max_blocks_;
+  const plan::DevicePlan plan = plan::choose(what, tuning_);
+  algorithm_ = plan.algorithm;
+  return plan;
+}
+
+Entry Engine::entry_for(const Collective& call, const plan::DevicePlan& plan,
+                        uint64_t bytes) const {
+  Entry entry = {};
+  entry.operation = static_cast<uint32_t>(call.operation) | static_cast<uint32_t>(call.type) << 8 |
+                    static_cast<uint32_t>(call.op) << 16 |
+                    static_cast<uint32_t>(plan.algorithm) << 24;
+  entry.shape = static_cast<uint32_t>(call.root) | static_cast<uint32_t>(plan.blocks) << 16;
+  entry.count_low = static_cast<uint32_t>(bytes);
+  entry.count_high = static_cast<uint32_t>(bytes >> 32);
+  entry.in_high = entry.out_high = kNoSegment << 16;
+  return entry;
+}
+
+LaunchShape Engine::shape_of(const plan::DevicePlan& plan, cudaStream_t stream) const {
+  return {plan.blocks, plan.threads, stream};
+}
+
+Result<char*> Engine::stage(size_t bytes) {
+  if (staged_now_ == staging_.size()) staging_.emplace_back();
+  Staging& staging = staging_[staged_now_++];
+  if (staging.bytes < bytes) {
+    // The smaller one may still be in use by what is enqueued: it is freed with the engine.
+    if (staging.data != nullptr) staging_.push_back(staging);
+    Staging& grown = staging_[staged_now_ - 1];
+    grown = {};
+    ZBCCL_ASSIGN_OR_RETURN(grown.data, team_->pool().allocate(bytes, memory::Use::kStaging));
+    grown.bytes = bytes;
+  }
+  team_->host().count_staged(bytes);
+  return static_cast<char*>(staging_[staged_now_ - 1].data);
+}
+
+Status Engine::open_input(const void* data, size_t bytes, cudaStream_t stream, Operand* operand) {
+  operand->data = static_cast<char*>(const_cast<void*>(data));
+  auto place = team_->show(data, bytes);
+  if (!place.ok() && place.status().code() == Code::kUnsupported) {
+    ZBCCL_ASSIGN_OR_RETURN(operand->data, stage(bytes));
+    operand->staged = true;
+    ZBCCL_RETURN_IF_CUDA_ERROR(
+        cudaMemcpyAsync(operand->data, data, bytes, cudaMemcpyDeviceToDevice, stream),
+        "staging an input");
+    place = team_->show(operand->data, bytes);
+  }
+  ZBCCL_RETURN_IF_ERROR(place.status());
+  operand->place = *place;
+  return {};
+}
+
+Status Engine::open_output(void* data, size_t bytes, Operand* operand) {
+  operand->data = static_cast<char*>(data);
+  auto place = team_->show(data, bytes);
+  if (!place.ok() && place.status().code() == Code::kUnsupported) {
+    ZBCCL_ASSIGN_OR_RETURN(operand->data, stage(bytes));
+    operand->staged = true;
+    place = team_->show(operand->data, bytes);
+  }
+  ZBCCL_RETURN_IF_ERROR(place.status());
+  operand->place = *place;
+  return {};
+}
+
+Status Engine::close_output(const Operand& operand, void* data, size_t bytes, cudaStream_t stream) {
+  if (!operand.staged || bytes == 0) return {};
+  ZBCCL_RETURN_IF_CUDA_ERROR(
+      cudaMemcpyAsync(data, operand.data, bytes, cudaMemcpyDeviceToDevice, stream),
+      "copying a staged output");
+  return {};
+}
+
+Result<collectives::Completion> Engine::completion(void* stream) {
+  const DeviceGuard guard(team_->device());
+  ZBCCL_RETURN_IF_ERROR(guard.status());
+  cudaEvent_t event = nullptr;
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
+                             "an event for a work handle");
+  std::shared_ptr<CUevent_st> shared(event, [](cudaEvent_t it) { (void)cudaEventDestroy(it); });
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaEventRecord(event, static_cast<cudaStream_t>(stream)),
+                             "recording a work handle's event");
+  // The engine goes before its communicator's shell does; the event says enough by then.
+  return collectives::Completion([shared](Status* status) {
+    const cudaError_t code = cudaEventQuery(shared.get());
+    if (code == cudaErrorNotReady) return false;
+    *status = code == cudaSuccess ? Status() : cuda_error(code, "waiting for a call on the device");
+    return true;
+  });
+}
+
+}  // namespace zbccl::cuda
+
+namespace zbccl::collectives {
+
+Result<std::unique_ptr<DeviceEngine>> make_device_engine(transport::Team& team,
+                                                         const EngineOptions& options,
+                                                         const Exchange& exchange) {
+  ZBCCL_ASSIGN_OR_RETURN(auto engine, cuda::Engine::create(team, options, exchange));
+  return std::unique_ptr<DeviceEngine>(std::move(engine));
+}
+
+}  // namespace zbccl::collectives

@@ -1,0 +1,78 @@
+// Runs a communicator's calls on device memory: resolves buffers, chooses the algorithm, launches.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "collectives/device_engine.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/transfer.h"
+#include "plan/device_plan.h"
+#include "transport/cuda/device_team.h"
+
+namespace zbccl::cuda {
+
+using collectives::Collective;
+
+class Engine final : public collectives::DeviceEngine {
+ public:
+  static Result<std::unique_ptr<Engine>> create(transport::Team& team,
+                                                const collectives::EngineOptions& options,
+                                                const collectives::Exchange& exchange);
+  ~Engine() override;
+
+  int device() const override { return team_->device(); }
+  Status run(const Collective& call) override;
+  Status transfer(std::span<const collectives::DeviceTransfer> transfers,
+                  const collectives::Launch& how) override;
+  Result<collectives::Completion> completion(void* stream) override;
+  const char* last_algorithm() const override { return plan::algorithm_name(algorithm_); }
+  void abort() override { team_->abort(); }
+  Status state() override { return team_->state(); }
+  std::function<void()> take_arena() override { return team_->take_arena(); }
+
+ private:
+  // One of this rank's buffers as the call uses it: where it lies, or, where peers cannot reach
+  // that, a copy in registered memory.
+  struct Operand {
+    char* data = nullptr;
+    Place place;
+    bool staged = false;
+  };
+
+  Engine() = default;
+  Status dispatch(const Collective& call, cudaStream_t stream);
+  Status check_buffers(const Collective& call) const;
+  Status copy_alone(const Collective& call, cudaStream_t stream);
+  // The plan of a call, and what the ranks compare of it.
+  plan::DevicePlan plan_for(const Collective& call, uint64_t bytes, uint64_t longest);
+  Entry entry_for(const Collective& call, const plan::DevicePlan& plan, uint64_t bytes) const;
+  LaunchShape shape_of(const plan::DevicePlan& plan, cudaStream_t stream) const;
+
+  // For peers to read (filled first, where staged) or write.
+  Status open_input(const void* data, size_t bytes, cudaStream_t stream, Operand* operand);
+  Status open_output(void* data, size_t bytes, Operand* operand);
+  Status close_output(const Operand& operand, void* data, size_t bytes, cudaStream_t stream);
+  Result<char*> stage(size_t bytes);
+
+  Status reduce(const Collective& call, cudaStream_t stream);  // reductions.cc
+  Status move(const Collective& call, cudaStream_t stream);    // movements.cc
+  Status broadcast(const Collective& call, cudaStream_t stream);
+  Status transfer_with_self(std::span<const collectives::DeviceTransfer> transfers,
+                            cudaStream_t stream);  // transfers.cc
+  LaunchShape spread(TransferArgs& args, const collectives::Launch& how, cudaStream_t stream) const;
+
+  std::unique_ptr<DeviceTeam> team_;
+  plan::DeviceTuning tuning_;
+  int max_blocks_ = 0;
+  plan::DeviceAlgorithm algorithm_ = plan::DeviceAlgorithm::kNone;
+  // Registered memory for buffers that peers cannot reach; one for each such buffer of a call.
+  struct Staging {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+  std::vector<Staging> staging_;
+  size_t staged_now_ = 0;  // of this call
+};
+
+}  // namespace zbccl::cuda

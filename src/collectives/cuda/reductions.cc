@@ -1,0 +1,111 @@
+// all_reduce, reduce and reduce_scatter(v) on device memory.
+#include <algorithm>
+
+#include "collectives/cuda/engine.h"
+#include "kernels/cuda/reduce.h"
+
+namespace zbccl::cuda {
+
+using plan::DeviceAlgorithm;
+
+namespace {
+
+// The slices that the ranks reduce, in bytes of every rank's input.
+void slice(const Collective& call, DeviceAlgorithm algorithm, int nranks, ReduceArgs* args) {
+  const size_t element = type_size(call.type);
+  const bool scatters =
+      call.operation == Operation::kReduceScatter || call.operation == Operation::kReduceScatterV;
+  uint64_t first = 0;
+  for (int r = 0; r < nranks; ++r) {
+    if (scatters) {
+      // The input's blocks lie one behind the other.
+      args->bytes[r] = collectives::send_block(call, r).bytes;
+      args->begin[r] = first;
+      first += args->bytes[r];
+    } else if (algorithm == DeviceAlgorithm::kOneShot) {
+      const bool whole = call.operation == Operation::kAllReduce || r == call.root;
+      args->bytes[r] = whole ? call.count * element : 0;
+    } else {
+      const plan::Range range = plan::chunk_of(call.count, element, r, nranks);
+      args->begin[r] = range.begin * element;
+      args->bytes[r] = range.size() * element;
+    }
+  }
+}
+
+uint64_t longest_of(const ReduceArgs& args, int nranks) {
+  return *std::max_element(args.bytes, args.bytes + nranks);
+}
+
+}  // namespace
+
+Status Engine::reduce(const Collective& call, cudaStream_t stream) {
+  const int nranks = team_->size();
+  const int rank = team_->rank();
+  const size_t in_bytes = collectives::send_bytes(call, rank, nranks);
+  const size_t out_bytes = collectives::recv_bytes(call, rank, nranks);
+  const bool scatters =
+      call.operation == Operation::kReduceScatter || call.operation == Operation::kReduceScatterV;
+  ReduceArgs args;
+  // One-shot slices differ; for the choice it is enough to know the longest of either form.
+  slice(call, DeviceAlgorithm::kOneShot, nranks, &args);
+  const uint64_t one_shot_longest = longest_of(args, nranks);
+  plan::DevicePlan plan = plan_for(call, in_bytes, one_shot_longest);
+  if (!scatters && plan.algorithm != DeviceAlgorithm::kOneShot) {
+    slice(call, plan.algorithm, nranks, &args);
+    plan = plan_for(call, in_bytes, longest_of(args, nranks));
+  }
+  args.op = static_cast<uint32_t>(call.op);
+  args.depth = plan.depth;
+  args.whole =
+      plan.algorithm == DeviceAlgorithm::kOneShot && call.operation == Operation::kAllReduce;
+  args.direct = plan.algorithm == DeviceAlgorithm::kTwoShotDirect;
+  if (call.operation == Operation::kAllReduce) args.targets = (1U << nranks) - 1;
+  if (call.operation == Operation::kReduce) args.targets = 1U << call.root;
+
+  // Who is reached where it lies: outputs that peers write, inputs that they read.
+  Operand in{static_cast<char*>(const_cast<void*>(call.send)), {}, false};
+  Operand out{static_cast<char*>(call.recv), {}, false};
+  if (plan.algorithm == DeviceAlgorithm::kPull) {
+    ZBCCL_RETURN_IF_ERROR(open_input(call.send, in_bytes, stream, &in));
+  } else if (plan.algorithm == DeviceAlgorithm::kTwoShotDirect ||
+             (plan.algorithm == DeviceAlgorithm::kChunked && !scatters)) {
+    ZBCCL_RETURN_IF_ERROR(open_output(call.recv, out_bytes, &out));
+  }
+  args.in = {in.data, in_bytes};
+  args.out = {out.data, out_bytes};
+  for (int r = 0; r < nranks; ++r) {
+    // Of a scatter each pair agrees on its slice.
+    Entry entry = entry_for(call, plan, scatters ? args.bytes[r] : in_bytes);
+    entry.in_high = in.place.high;
+    entry.in_low = in.place.low;
+    entry.out_high = out.place.high;
+    entry.out_low = out.place.low;
+    args.call.entry[r] = entry;
+    args.call.expected[r] = scatters ? args.bytes[rank] : in_bytes;
+  }
+
+  const TeamView view = team_->view(call.timeout);
+  const LaunchShape shape = shape_of(plan, stream);
+  const uint64_t peers = static_cast<uint64_t>(nranks - 1);
+  switch (plan.algorithm) {
+    case DeviceAlgorithm::kOneShot:
+      ZBCCL_RETURN_IF_CUDA_ERROR(launch_one_shot(view, args, call.type, shape), "one-shot");
+      team_->host().count_landing(args.bytes[rank] * peers);
+      break;
+    case DeviceAlgorithm::kTwoShot:
+    case DeviceAlgorithm::kTwoShotDirect:
+      ZBCCL_RETURN_IF_CUDA_ERROR(launch_two_shot(view, args, call.type, shape), "two-shot");
+      team_->host().count_landing(in_bytes / static_cast<uint64_t>(nranks) * peers *
+                                  (args.direct ? 1 : 2));
+      break;
+    case DeviceAlgorithm::kChunked:
+      ZBCCL_RETURN_IF_CUDA_ERROR(launch_chunked(view, args, call.type, shape), "chunked");
+      team_->host().count_landing(args.bytes[rank] * peers);
+      break;
+    default: ZBCCL_RETURN_IF_CUDA_ERROR(launch_pull(view, args, call.type, shape), "pull"); break;
+  }
+  return close_output(out, call.recv, out_bytes, stream);
+}
+
+}  // namespace zbccl::cuda

@@ -1,0 +1,142 @@
+// Pushes by stores. Bytes over the link: each block once. Two meetings: an output is written only
+// once its owner has come, and nobody leaves before his output is complete. Tiles rotate over the
+// peers, beginning with the next rank, so that no two ranks crowd one port.
+#include "kernels/cuda/copy.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/poison.cuh"
+#include "kernels/cuda/push.h"
+
+namespace zbccl::cuda {
+namespace {
+
+constexpr int kUnroll = 4;
+
+__global__ void __launch_bounds__(512)
+    push(const __grid_constant__ TeamView view, const __grid_constant__ PushArgs args) {
+  __shared__ Entries entries;
+  const Turn turn = begin(view);
+  if (turn.ok) {
+    if (blockIdx.x == 0) send_entry<true>(view, args.call, turn);
+    clear_previous_slot(view, turn);
+    if (check_entry<true>(view, args.call, turn, &entries)) {
+      find_buffers(view, &entries);
+      const uint64_t tile_bytes = static_cast<uint64_t>(blockDim.x) * kUnroll * kPackBytes;
+      const uint64_t tiles = (args.longest + tile_bytes - 1) / tile_bytes;
+      const uint64_t items = tiles * view.nranks;
+      for (uint64_t item = blockIdx.x; item < items; item += gridDim.x) {
+        const int k = (view.rank + 1 + static_cast<int>(item % view.nranks)) % view.nranks;
+        const uint64_t at = item / view.nranks * tile_bytes;
+        if (at >= args.bytes[k]) continue;
+        char* const to = k == view.rank ? args.out.data + args.own_to : entries.out[k];
+        const char* const from = args.in.data + args.from[k];
+        if (to == from) continue;
+        copy_tile<kUnroll>(to + at, from + at, min(tile_bytes, args.bytes[k] - at));
+      }
+      meet_at_exit(view, turn);
+    }
+  }
+  __syncthreads();
+  end(view, turn, 0);
+}
+
+// The root's tiles go to their first owners, who pass them on as they come: each rank, the root
+// included, sends the buffer about once.
+__global__ void __launch_bounds__(512)
+    relay(const __grid_constant__ TeamView view, const __grid_constant__ RelayArgs args) {
+  __shared__ Entries entries;
+  const Turn turn = begin(view);
+  if (turn.ok) {
+    if (blockIdx.x == 0) send_entry<true>(view, args.call, turn);
+    clear_previous_slot(view, turn);
+    bool alive = check_entry<true>(view, args.call, turn, &entries);
+    if (alive) {
+      find_buffers(view, &entries);
+      const int me = view.rank;
+      const int tid = static_cast<int>(threadIdx.x);
+      const uint64_t tile_bytes = static_cast<uint64_t>(blockDim.x) * kUnroll * kPackBytes;
+      const auto owners = static_cast<uint64_t>(view.nranks - 1);
+      // A share is a number of whole tiles; the rank `i` places after the root has the i-th.
+      const uint64_t tiles = (args.bytes + tile_bytes - 1) / tile_bytes;
+      const uint64_t share = (tiles + owners - 1) / owners;
+      const uint64_t steps =
+          share > blockIdx.x ? (share - blockIdx.x + gridDim.x - 1) / gridDim.x : 0;
+      const uint64_t base = static_cast<uint64_t>(turn.epoch) << 32;
+      const auto owner = [&](uint64_t i) {
+        return static_cast<int>((args.root + 1 + i) % static_cast<uint64_t>(view.nranks));
+      };
+      const auto place = [&](uint64_t i, uint64_t step) {
+        return (i * share + blockIdx.x + step * gridDim.x) * tile_bytes;
+      };
+      const auto part = [&](uint64_t at) {
+        return at < args.bytes ? min(tile_bytes, args.bytes - at) : 0;
+      };
+      if (me == args.root) {
+        for (uint64_t s = 0; s < steps; ++s) {
+          for (uint64_t i = 0; i < owners; ++i) {
+            const uint64_t at = place(i, s);
+            if (part(at) == 0) continue;
+            copy_tile<kUnroll>(entries.out[owner(i)] + at, args.in.data + at, part(at));
+          }
+          __syncthreads();
+          if (tid < view.nranks && tid != me) {
+            store_release(&view.control[tid]->steps[blockIdx.x][me], base | (s + 1));
+          }
+        }
+        if (args.in.data != args.out.data) {
+          for (uint64_t at = blockIdx.x * tile_bytes; at < args.bytes;
+               at += gridDim.x * tile_bytes) {
+            copy_tile<kUnroll>(args.out.data + at, args.in.data + at, part(at));
+          }
+        }
+      } else {
+        const auto mine = static_cast<uint64_t>(me - args.root - 1 + view.nranks) %
+                          static_cast<uint64_t>(view.nranks);
+        Waiter waiter(view, turn.epoch);
+        for (uint64_t s = 0; alive && s < steps; ++s) {
+          bool came = true;
+          if (tid == 0) {
+            const uint64_t* const word = &view.control[me]->steps[blockIdx.x][args.root];
+            for (;;) {
+              const uint64_t seen = load_acquire(word);
+              if (static_cast<int64_t>(seen - (base | (s + 1))) >= 0) break;
+              came = waiter.again(static_cast<uint32_t>(args.root), kAtStep, base | (s + 1), seen);
+              if (!came) break;
+            }
+          }
+          alive = __syncthreads_and(came) != 0;
+          const uint64_t at = place(mine, s);
+          if (!alive || part(at) == 0) continue;
+          for (uint64_t i = 1; i < owners; ++i) {
+            const int to = owner((mine + i) % owners);
+            copy_tile<kUnroll>(entries.out[to] + at, args.out.data + at, part(at));
+          }
+        }
+      }
+      if (alive) meet_at_exit(view, turn);
+    }
+  }
+  __syncthreads();
+  end(view, turn, 0);
+}
+
+}  // namespace
+
+cudaError_t launch_push(const TeamView& view, const PushArgs& args, const LaunchShape& shape) {
+  return start(push, shape, 0, view, args);
+}
+
+cudaError_t launch_relay(const TeamView& view, const RelayArgs& args, const LaunchShape& shape) {
+  return start(relay, shape, 0, view, args);
+}
+
+cudaError_t load_push_bulk();
+
+cudaError_t load_pushes() {
+  cudaFuncAttributes attributes;
+  const cudaError_t code = cudaFuncGetAttributes(&attributes, push);
+  if (code != cudaSuccess) return code;
+  const cudaError_t relayed = cudaFuncGetAttributes(&attributes, relay);
+  return relayed != cudaSuccess ? relayed : load_push_bulk();
+}
+
+}  // namespace zbccl::cuda

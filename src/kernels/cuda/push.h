@@ -1,0 +1,41 @@
+// Launches of the operations on GPUs that move data and reduce nothing. Host code includes this;
+// the kernels are in push*.cu. Data goes from the input where it is to the output where it belongs;
+// both ends are in the kernel's arguments and in the entries.
+#pragma once
+
+#include "kernels/cuda/launch.h"
+
+namespace zbccl::cuda {
+
+// What this rank sends to each: bytes[k] bytes at `from[k]` in its input, to the place that rank
+// k's entry names. Its own block goes to `own_to` in its output.
+struct PushArgs {
+  EntryCall call;
+  Buffer in;
+  Buffer out;
+  uint64_t from[kMaxRanks] = {};
+  uint64_t bytes[kMaxRanks] = {};
+  uint64_t own_to = 0;
+  uint64_t longest = 0;      // of all blocks of all ranks that this rank knows of; at least its own
+  bool same_source = false;  // every rank gets the same block
+};
+
+// Stores of threads: any alignment, any size. With nothing to send: a barrier.
+cudaError_t launch_push(const TeamView& view, const PushArgs& args, const LaunchShape& shape);
+// The bulk-copy engine: few SMs, for large blocks.
+cudaError_t launch_push_bulk(const TeamView& view, const PushArgs& args, const LaunchShape& shape);
+
+// A broadcast over more than two ranks, large: the root sends every other rank its share, and each
+// passes its share on to the rest.
+struct RelayArgs {
+  EntryCall call;
+  Buffer in;   // of the root
+  Buffer out;  // of `bytes` bytes
+  uint64_t bytes = 0;
+  int root = 0;
+};
+cudaError_t launch_relay(const TeamView& view, const RelayArgs& args, const LaunchShape& shape);
+
+cudaError_t load_pushes();
+
+}  // namespace zbccl::cuda

@@ -1,0 +1,50 @@
+// Launches of the reductions on GPUs. Host code includes this; the kernels are in reduce_*.cu. Each
+// enqueues one kernel and returns the driver's answer. Arguments are plain data, copied.
+#pragma once
+
+#include "base/types.h"
+#include "kernels/cuda/launch.h"
+
+namespace zbccl::cuda {
+
+// One reduction: slice q of every rank's input is reduced by rank q.
+struct ReduceArgs {
+  EntryCall call;
+  Buffer in;
+  Buffer out;
+  uint64_t begin[kMaxRanks] = {};  // of the slices in `in`, bytes
+  uint64_t bytes[kMaxRanks] = {};
+  uint32_t op = 0;
+  // Chunked: the ranks whose outputs get each reduced slice, at its place; 0: a slice goes to the
+  // beginning of its owner's output and nowhere else.
+  uint32_t targets = 0;
+  uint32_t depth = 0;   // chunked: tiles of each block in landing memory; at least 3
+  bool whole = false;   // one-shot: every slice is the whole input
+  bool direct = false;  // two-shot: results go straight into the peers' outputs
+};
+
+// Every rank leaves slice q in rank q's poison memory, which rank q reads as it comes: one way over
+// the link, no flag. Floats of up to 32 bits. Landing: the sum of all ranks' slice.
+cudaError_t launch_one_shot(const TeamView& view, const ReduceArgs& args, DataType type,
+                            const LaunchShape& shape);
+// An all_reduce in two such steps: slices to their owners, sums to everybody. Two ways over the
+// link; the input twice (not `direct`: its outputs are registered) or once in landing memory.
+cudaError_t launch_two_shot(const TeamView& view, const ReduceArgs& args, DataType type,
+                            const LaunchShape& shape);
+// Tiles of the slices through a ring of landing memory with credits, sums straight into the
+// outputs. Every type and size.
+cudaError_t launch_chunked(const TeamView& view, const ReduceArgs& args, DataType type,
+                           const LaunchShape& shape);
+// Every rank reads its slice of all inputs, which are registered. Nothing lands.
+cudaError_t launch_pull(const TeamView& view, const ReduceArgs& args, DataType type,
+                        const LaunchShape& shape);
+
+// Bytes that one tile of launch_chunked() has in a grid of `threads` threads a block.
+inline constexpr uint32_t chunk_tile_bytes(int threads) {
+  return static_cast<uint32_t>(threads) * 2 * kPackBytes;
+}
+
+// Makes every kernel resident, so that none is loaded while another waits.
+cudaError_t load_reductions();
+
+}  // namespace zbccl::cuda

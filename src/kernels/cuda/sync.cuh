@@ -1,0 +1,362 @@
+// How blocks of different GPUs meet: the loads and stores that peers see, waits that end, the entry
+// and the exit of an operation. Every kernel of a team runs
+//
+//   Turn turn = begin(view);            the epoch; false if the team has failed
+//   send_entry / check_entry            what each rank calls; before any output is written
+//   ...                                 data; every wait through Waiter
+//   meet_at_exit                        only where peers read or write this rank's own buffers
+//   end(view, turn, dirty)
+//
+// Memory order: flags are written with release.sys and read with acquire.sys where data stands
+// behind them. Data that carries its own validity (poison) is read and written relaxed, word by
+// word.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/numbers.h"
+#include "kernels/cuda/team_view.h"
+
+namespace zbccl::cuda {
+
+// --- accesses that other GPUs take part in ---
+
+__device__ __forceinline__ Pack load_volatile(const void* p) {
+  Pack v;
+  asm volatile("ld.relaxed.sys.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "l"(p)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ void store_volatile(void* p, Pack v) {
+  asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(v.w[0]),
+               "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])
+               : "memory");
+}
+// Memory that nobody else writes meanwhile.
+__device__ __forceinline__ Pack load_plain(const void* p) {
+  Pack v;
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "l"(p)
+               : "memory");
+  return v;
+}
+__device__ __forceinline__ void store_plain(void* p, Pack v) {
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(v.w[0]), "r"(v.w[1]),
+               "r"(v.w[2]), "r"(v.w[3])
+               : "memory");
+}
+__device__ __forceinline__ uint64_t load_acquire(const uint64_t* p) {
+  uint64_t v;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* p) {
+  uint32_t v;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ uint64_t load_relaxed(const uint64_t* p) {
+  uint64_t v;
+  asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ uint32_t load_relaxed(const uint32_t* p) {
+  uint32_t v;
+  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ void store_release(uint64_t* p, uint64_t v) {
+  asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+__device__ __forceinline__ void store_release(uint32_t* p, uint32_t v) {
+  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+__device__ __forceinline__ void store_relaxed(uint64_t* p, uint64_t v) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+__device__ __forceinline__ void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
+__device__ __forceinline__ uint64_t nanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  return now;
+}
+
+// --- failures ---
+
+enum Stage : uint32_t { kAtEntry = 0, kAtData, kAtStep, kAtCredit, kAtExit, kAtOffer, kAtArrival };
+
+inline constexpr uint32_t kReported = 0x80000000u;  // in Control::failed: the host has been told
+
+__device__ __noinline__ void tell_host(const TeamView& view, FailureKind kind, uint32_t rank,
+                                       uint32_t stage, uint32_t epoch, uint64_t expected,
+                                       uint64_t seen, uint32_t code, const uint32_t* mine,
+                                       const uint32_t* theirs) {
+  volatile FailureRecord* record = view.record;
+  record->rank = rank;
+  record->epoch = epoch;
+  record->stage = stage;
+  record->block = blockIdx.x;
+  record->code = code;
+  record->expected = expected;
+  record->seen = seen;
+  for (int w = 0; w < kEntryWords; ++w) {
+    // Ranks enter operations before themselves, too.
+    const uint64_t entered = view.control[view.rank]->entries[epoch & 1][view.rank][w];
+    record->mine[w] = mine != nullptr ? mine[w] : static_cast<uint32_t>(entered >> 32);
+    record->theirs[w] = theirs != nullptr ? theirs[w] : 0;
+  }
+  __threadfence_system();
+  record->kind = static_cast<uint32_t>(kind);
+  __threadfence_system();
+}
+
+// The first failure of this rank: the host and the peers are told, and every wait ends.
+__device__ __noinline__ void fail(const TeamView& view, FailureKind kind, uint32_t rank,
+                                  uint32_t stage, uint32_t epoch, uint64_t expected, uint64_t seen,
+                                  const uint32_t* mine = nullptr,
+                                  const uint32_t* theirs = nullptr) {
+  const uint32_t word = static_cast<uint32_t>(kind) | (rank + 1) << 8 | kReported;
+  if (atomicCAS_system(&view.control[view.rank]->failed, 0u, word) != 0) return;
+  tell_host(view, kind, rank, stage, epoch, expected, seen, 0, mine, theirs);
+  const uint32_t to_peers =
+      static_cast<uint32_t>(FailureKind::kPeerFailed) | static_cast<uint32_t>(view.rank + 1) << 8;
+  for (int r = 0; r < view.nranks; ++r) {
+    if (r != view.rank) atomicCAS_system(&view.control[r]->failed, 0u, to_peers);
+  }
+}
+
+// True if the team has failed; a peer's word is passed on to the host once.
+__device__ __noinline__ bool has_failed(const TeamView& view, uint32_t epoch) {
+  uint32_t* const word = &view.control[view.rank]->failed;
+  const uint32_t seen = load_relaxed(word);
+  if (seen == 0) return false;
+  if ((seen & kReported) == 0 && atomicCAS_system(word, seen, seen | kReported) == seen) {
+    tell_host(view, FailureKind::kPeerFailed, (seen >> 8 & 0xff) - 1, kAtEntry, epoch, 0, 0,
+              seen & 0xff, nullptr, nullptr);
+  }
+  return true;
+}
+
+// A wait of one thread that ends: by what it waits for, or by a failure, the host's abort word or
+// the deadline, which are looked at now and then.
+class Waiter {
+ public:
+  __device__ Waiter(const TeamView& view, uint32_t epoch) : view_(view), epoch_(epoch) {}
+  // After each look that found nothing. False: give up.
+  __device__ __forceinline__ bool again(uint32_t rank, Stage stage, uint64_t expected,
+                                        uint64_t seen) {
+    return !is_due() || look_around(rank, stage, expected, seen);
+  }
+  // again() in two parts, for those who find out only then whom they wait for.
+  __device__ __forceinline__ bool is_due() { return (++spins_ & 127u) == 0; }
+  __device__ __noinline__ bool look_around(uint32_t rank, Stage stage, uint64_t expected,
+                                           uint64_t seen) {
+    if (has_failed(view_, epoch_)) return false;
+    if (*view_.abort != 0) {
+      fail(view_, FailureKind::kAborted, rank, stage, epoch_, expected, seen);
+      return false;
+    }
+    const uint64_t now = nanoseconds();
+    if (begin_ == 0) begin_ = now;
+    if (now - begin_ < view_.timeout_ns) return true;
+    fail(view_, FailureKind::kTimeout, rank, stage, epoch_, expected, seen);
+    return false;
+  }
+
+ private:
+  const TeamView& view_;
+  uint64_t begin_ = 0;
+  uint32_t epoch_;
+  uint32_t spins_ = 0;
+};
+
+// --- the frame of an operation ---
+
+struct Turn {
+  uint32_t epoch = 0;
+  uint32_t slot = 0;   // of the poison memory, for this operation
+  uint32_t dirty = 0;  // packs that the operation before left in its slot
+  bool ok = false;
+};
+
+// The launch of the next kernel of the stream may be prepared meanwhile; what the one before has
+// written is there after this.
+__device__ __forceinline__ Turn begin(const TeamView& view) {
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  Control* const own = view.control[view.rank];
+  const uint4 progress = *reinterpret_cast<const uint4*>(&own->progress[blockIdx.x]);
+  const uint32_t failed = load_relaxed(&own->failed);
+  Turn turn;
+  turn.epoch = progress.x + 1;
+  turn.dirty = progress.y;
+  turn.slot = progress.z;
+  turn.ok = failed == 0;
+  if (!turn.ok && threadIdx.x == 0) (void)has_failed(view, turn.epoch);
+  return turn;
+}
+
+// Every block writes the copies of all blocks that have its number modulo the grid, so each copy is
+// advanced exactly once by every operation, whatever its grid. After a barrier of the block.
+__device__ __forceinline__ void end(const TeamView& view, const Turn& turn, uint32_t dirty) {
+  const uint32_t block = blockIdx.x + threadIdx.x * gridDim.x;
+  if (block >= kMaxBlocks) return;
+  *reinterpret_cast<uint4*>(&view.control[view.rank]->progress[block]) =
+      make_uint4(turn.epoch, dirty, (turn.slot + 1) % kPoisonSlots, 0);
+}
+
+// By one block; at least 8 x nranks threads. `kPublish`: what this rank's earlier kernels wrote is
+// for peers to read.
+template <bool kPublish>
+__device__ __forceinline__ void send_entry(const TeamView& view, const EntryCall& call,
+                                           const Turn& turn) {
+  const int peer = static_cast<int>(threadIdx.x) / kEntryWords;
+  const int word = static_cast<int>(threadIdx.x) % kEntryWords;
+  if (peer >= view.nranks) return;
+  const uint64_t value = reinterpret_cast<const uint32_t*>(&call.entry[peer])[word];
+  uint64_t* const to = &view.control[peer]->entries[turn.epoch & 1][view.rank][word];
+  if (kPublish) {
+    store_release(to, value << 32 | turn.epoch);
+  } else {
+    store_relaxed(to, value << 32 | turn.epoch);
+  }
+}
+
+// What check_entry() finds out, in shared memory.
+struct Entries {
+  uint32_t words[kMaxRanks][kEntryWords];
+  const char* in[kMaxRanks];
+  char* out[kMaxRanks];
+};
+
+__device__ __noinline__ void report_mismatch(const TeamView& view, const EntryCall& call,
+                                             const Turn& turn, const Entries& entries) {
+  for (int r = 0; r < view.nranks; ++r) {
+    const auto* const mine = reinterpret_cast<const uint32_t*>(&call.entry[r]);
+    const uint32_t* const theirs = entries.words[r];
+    const uint64_t count = static_cast<uint64_t>(theirs[3]) << 32 | theirs[2];
+    if (theirs[0] == mine[0] && theirs[1] == mine[1] && count == call.expected[r]) continue;
+    fail(view, FailureKind::kMismatch, static_cast<uint32_t>(r), kAtEntry, turn.epoch,
+         call.expected[r], count, mine, theirs);
+    return;
+  }
+}
+
+// Waits for every rank's entry and compares it with this rank's own. The whole block; a barrier.
+// False if the calls do not agree or a rank does not come.
+template <bool kAcquire>
+__device__ __forceinline__ bool check_entry(const TeamView& view, const EntryCall& call,
+                                            const Turn& turn, Entries* entries) {
+  const int peer = static_cast<int>(threadIdx.x) / kEntryWords;
+  const int word = static_cast<int>(threadIdx.x) % kEntryWords;
+  int wrong = 0;  // 1: another call, 2: no call
+  if (peer < view.nranks) {
+    const uint64_t* const from = &view.control[view.rank]->entries[turn.epoch & 1][peer][word];
+    Waiter waiter(view, turn.epoch);
+    uint64_t seen;
+    for (;;) {
+      seen = kAcquire ? load_acquire(from) : load_relaxed(from);
+      if (static_cast<uint32_t>(seen) == turn.epoch) break;
+      if (!waiter.again(static_cast<uint32_t>(peer), kAtEntry, turn.epoch,
+                        static_cast<uint32_t>(seen))) {
+        wrong = 2;
+        break;
+      }
+    }
+    const auto value = static_cast<uint32_t>(seen >> 32);
+    entries->words[peer][word] = value;
+    uint32_t expected = value;
+    if (word < 2) expected = reinterpret_cast<const uint32_t*>(&call.entry[peer])[word];
+    if (word == 2) expected = static_cast<uint32_t>(call.expected[peer]);
+    if (word == 3) expected = static_cast<uint32_t>(call.expected[peer] >> 32);
+    if (value != expected && wrong == 0) wrong = 1;
+  }
+  const int any = __syncthreads_or(wrong);
+  if (any == 0) return true;
+  if ((any & 2) == 0 && threadIdx.x == 0) report_mismatch(view, call, turn, *entries);
+  return false;
+}
+
+// Where the peers' buffers are as this GPU reaches them. After check_entry(); the whole block.
+__device__ __forceinline__ void find_buffers(const TeamView& view, Entries* entries) {
+  const int r = static_cast<int>(threadIdx.x);
+  if (r < view.nranks) {
+    const uint32_t* const words = entries->words[r];
+    const auto resolve = [&](uint32_t high, uint32_t low) -> uint64_t {
+      if (high >> 16 == kNoSegment) return 0;
+      return view.segments[r][high >> 16] + (static_cast<uint64_t>(high & 0xffff) << 32 | low);
+    };
+    entries->in[r] = reinterpret_cast<const char*>(resolve(words[4], words[5]));
+    entries->out[r] = reinterpret_cast<char*>(resolve(words[6], words[7]));
+  }
+  __syncthreads();
+}
+
+// Returns once the same block of every rank has come here: nobody reads or writes this rank's
+// buffers on its behalf any more, and what the peers' blocks have written is visible. The whole
+// block.
+__device__ __forceinline__ void meet_at_exit(const TeamView& view, const Turn& turn) {
+  __syncthreads();
+  const int r = static_cast<int>(threadIdx.x);
+  if (r < view.nranks && r != view.rank) {
+    store_release(&view.control[r]->exits[blockIdx.x][view.rank], turn.epoch);
+    const uint32_t* const from = &view.control[view.rank]->exits[blockIdx.x][r];
+    Waiter waiter(view, turn.epoch);
+    for (;;) {
+      const uint32_t seen = load_acquire(from);
+      if (static_cast<int32_t>(seen - turn.epoch) >= 0) break;
+      if (!waiter.again(static_cast<uint32_t>(r), kAtExit, turn.epoch, seen)) break;
+    }
+  }
+  __syncthreads();
+}
+
+// --- buffers of any size and alignment ---
+
+// `bytes` bytes at `data` as packs, the last one possibly not whole.
+struct Span {
+  char* data;
+  uint64_t bytes;
+  bool aligned;
+
+  __device__ __forceinline__ Span(char* at, uint64_t size)
+      : data(at), bytes(size), aligned((reinterpret_cast<uint64_t>(at) & (kPackBytes - 1)) == 0) {}
+
+  __device__ __forceinline__ uint64_t packs() const {
+    return (bytes + kPackBytes - 1) / kPackBytes;
+  }
+  // Pack `i`; bytes beyond the end are 0.
+  __device__ __forceinline__ Pack load(uint64_t i) const {
+    const uint64_t at = i * kPackBytes;
+    if (aligned && at + kPackBytes <= bytes) return load_plain(data + at);
+    return load_ragged(data + at, bytes - at);
+  }
+  __device__ __forceinline__ void store(uint64_t i, Pack v) const {
+    const uint64_t at = i * kPackBytes;
+    if (aligned && at + kPackBytes <= bytes) {
+      store_plain(data + at, v);
+    } else {
+      store_ragged(data + at, bytes - at, v);
+    }
+  }
+
+ private:
+  static __device__ __noinline__ Pack load_ragged(const char* at, uint64_t left) {
+    Pack v{};
+    auto* const to = reinterpret_cast<unsigned char*>(&v);
+    const int n = left < kPackBytes ? static_cast<int>(left) : kPackBytes;
+    for (int i = 0; i < n; ++i) to[i] = static_cast<unsigned char>(at[i]);
+    return v;
+  }
+  static __device__ __noinline__ void store_ragged(char* at, uint64_t left, Pack v) {
+    const auto* const from = reinterpret_cast<const unsigned char*>(&v);
+    const int n = left < kPackBytes ? static_cast<int>(left) : kPackBytes;
+    for (int i = 0; i < n; ++i) at[i] = static_cast<char>(from[i]);
+  }
+};
+
+}  // namespace zbccl::cuda

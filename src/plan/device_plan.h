@@ -1,0 +1,68 @@
+// Which algorithm and grid a collective on device memory takes. Pure functions of their arguments:
+// no I/O, no CUDA, the same answer on every rank.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "base/types.h"
+
+namespace zbccl::plan {
+
+enum class DeviceAlgorithm : uint8_t {
+  kNone = 0,
+  kOneShot,        // slices to their owners through memory whose data carries its own validity
+  kTwoShot,        // the same twice: slices to owners, sums to everybody
+  kTwoShotDirect,  // as kTwoShot, the sums straight into registered outputs
+  kChunked,        // through a ring of landing tiles with credits; every type and size
+  kPull,           // owners read their slices of registered inputs
+  kPush,           // stores into the outputs
+  kPushBulk,       // the bulk-copy engine does
+  kRelay,          // a broadcast whose receivers pass their shares on
+};
+const char* algorithm_name(DeviceAlgorithm algorithm);
+std::optional<DeviceAlgorithm> parse_device_algorithm(std::string_view name);
+
+// What the choice depends on besides the call. Rank 0's is used by all.
+struct DeviceTuning {
+  uint64_t slot_bytes = 0;    // of the poison memory's slots
+  uint64_t tiles_bytes = 0;   // of chunked landing memory
+  uint64_t one_shot_max = 0;  // bytes of an all_reduce
+  uint64_t two_shot_max = 0;  // of its input, with the sums in landing memory
+  uint64_t two_shot_direct_max = 0;
+  uint64_t scatter_shot_max = 0;  // bytes of a reduce_scatter's input that goes as kOneShot
+  uint64_t bulk_min = 0;          // bytes of a block that the bulk-copy engine moves
+  uint64_t relay_min = 0;         // of a broadcast
+  DeviceAlgorithm forced = DeviceAlgorithm::kNone;  // where it can serve the call
+};
+// For H100 and H200 behind NVSwitch (docs/performance.md).
+DeviceTuning device_tuning(int nranks, uint64_t landing_bytes);
+
+// Landing memory that a team of `nranks` needs at least and uses at most.
+inline constexpr uint64_t kLeastLanding = uint64_t{2} << 20;
+inline constexpr uint64_t kMostLanding = uint64_t{28} << 20;
+
+struct DeviceCall {
+  Operation operation = Operation::kNone;
+  DataType type = DataType::kF32;
+  uint64_t bytes = 0;    // all_reduce, reduce, broadcast: the buffer; reduce_scatter: the whole
+                         // input; the others: the largest block that all ranks know of
+  uint64_t longest = 0;  // of a reduction's slices
+  int nranks = 1;
+  int max_blocks = 0;  // 0: no limit
+};
+
+struct DevicePlan {
+  DeviceAlgorithm algorithm = DeviceAlgorithm::kNone;
+  int blocks = 1;
+  int threads = 512;
+  uint32_t depth = 0;  // kChunked: tiles of a block in landing memory
+};
+DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning);
+
+// Types whose values leave a NaN free to mark what has not been written.
+bool has_poison(DataType type);
+
+}  // namespace zbccl::plan

@@ -1,0 +1,338 @@
+#include "transport/cuda/device_team.h"
+
+#include <algorithm>
+#include <cstring>
+#include <thread>
+
+#include "base/env.h"
+#include "base/log.h"
+#include "base/types.h"
+#include "kernels/cuda/push.h"
+#include "kernels/cuda/reduce.h"
+#include "kernels/cuda/transfer.h"
+#include "plan/device_plan.h"
+
+namespace zbccl::cuda {
+namespace {
+
+uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
+
+ArenaShape shape_for(uint64_t landing_bytes) {
+  const plan::DeviceTuning tuning = plan::device_tuning(2, landing_bytes);
+  ArenaShape shape;
+  shape.poison_offset = round_up(sizeof(Control), 4096);
+  shape.slot_bytes = tuning.slot_bytes;
+  shape.tiles_offset = shape.poison_offset + kPoisonSlots * shape.slot_bytes;
+  shape.tiles_bytes = tuning.tiles_bytes;
+  shape.total = shape.tiles_offset + shape.tiles_bytes;
+  return shape;
+}
+
+// All kernels, once for each GPU: lazy loading while another kernel waits could wait for ever.
+Status load_kernels() {
+  ZBCCL_RETURN_IF_CUDA_ERROR(load_reductions(), "loading the reductions");
+  ZBCCL_RETURN_IF_CUDA_ERROR(load_pushes(), "loading the pushes");
+  ZBCCL_RETURN_IF_CUDA_ERROR(load_transfer(), "loading send and receive");
+  return {};
+}
+
+}  // namespace
+
+// What the ranks tell each other while the team comes to be. Plain bytes.
+struct DeviceTeam::Introduction {
+  int32_t code = 0;
+  uint32_t reserved = 0;
+  DeviceId device;
+  uint64_t process = 0;
+  memory::Location arena;
+  char text[256] = {};
+
+  void fail(const Status& status) {
+    code = static_cast<int32_t>(status.code());
+    std::strncpy(text, status.message().c_str(), sizeof text - 1);
+  }
+};
+
+Result<std::unique_ptr<DeviceTeam>> DeviceTeam::create(transport::Team& team, int device,
+                                                       uint64_t landing_bytes, Deadline deadline,
+                                                       const Exchange& exchange) {
+  auto made = std::unique_ptr<DeviceTeam>(new DeviceTeam(team, device));
+  ZBCCL_RETURN_IF_ERROR(made->open(landing_bytes, deadline, exchange));
+  return made;
+}
+
+// Rounds: how much landing memory everyone can spare; arenas are made and shown; they are mapped.
+// After each, an error of one is everyone's.
+Status DeviceTeam::open(uint64_t landing_bytes, Deadline deadline, const Exchange& exchange) {
+  const int nranks = team_.size();
+  view_.rank = team_.rank();
+  view_.nranks = nranks;
+  for (int r = 0; r < nranks; ++r) processes_.push_back(team_.peer(r).process);
+  std::vector<Introduction> all(static_cast<size_t>(nranks));
+  const auto agree = [&](const Introduction& mine) -> Status {
+    ZBCCL_RETURN_IF_ERROR(exchange(&mine, all.data(), sizeof mine));
+    for (int r = 0; r < nranks; ++r) {
+      const Introduction& theirs = all[static_cast<size_t>(r)];
+      if (theirs.code == 0) continue;
+      return error(static_cast<Code>(theirs.code), "rank {} cannot use its CUDA device: {}", r,
+                   std::string(theirs.text, strnlen(theirs.text, sizeof theirs.text)));
+    }
+    return {};
+  };
+
+  std::vector<uint64_t> landing(static_cast<size_t>(nranks));
+  ZBCCL_RETURN_IF_ERROR(exchange(&landing_bytes, landing.data(), sizeof landing_bytes));
+  landing_bytes_ = *std::min_element(landing.begin(), landing.end());
+  Introduction mine;
+  mine.process = processes_[static_cast<size_t>(rank())]->nonce();
+  Status status = make_arena(&mine.arena);
+  if (status.ok()) {
+    mine.device = pool_->id();
+  } else {
+    mine.fail(status);
+  }
+  ZBCCL_RETURN_IF_ERROR(agree(mine));
+  const std::vector<Introduction> peers = all;
+  status = connect(peers, deadline);
+  if (!status.ok()) mine.fail(status);
+  ZBCCL_RETURN_IF_ERROR(agree(mine));
+  // The peers have acknowledged their imports by now, so the tables have everyone's arena.
+  for (int r = 0; r < nranks; ++r) {
+    const auto i = static_cast<size_t>(r);
+    const uint64_t base = remotes_[i]->base(peers[i].arena.segment);
+    if (base == 0) return error(Code::kInternal, "the arena of rank {} is not mapped", r);
+    view_.control[r] = reinterpret_cast<Control*>(base + peers[i].arena.offset);
+    view_.segments[r] = remotes_[i]->table();
+  }
+  team_.on_failure([this] { abort(); });
+  return {};
+}
+
+Status DeviceTeam::make_arena(memory::Location* place) {
+  if (size() > kMaxRanks) {
+    return error(Code::kUnsupported, "device memory is served for up to {} ranks, not {}",
+                 kMaxRanks, size());
+  }
+  ZBCCL_ASSIGN_OR_RETURN(pool_, DevicePool::of(device_));
+  const DeviceGuard guard(device_);
+  ZBCCL_RETURN_IF_ERROR(guard.status());
+  ZBCCL_RETURN_IF_ERROR(load_kernels());
+  view_.shape = shape_for(landing_bytes_);
+  ZBCCL_ASSIGN_OR_RETURN(arena_, pool_->allocate(view_.shape.total, memory::Use::kScratch));
+  view_.control[rank()] = static_cast<Control*>(arena_);
+  void* words = nullptr;
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaHostAlloc(&words, sizeof(HostWords), cudaHostAllocPortable),
+                             "pinned memory for failures");
+  words_ = new (words) HostWords;
+  view_.record = &words_->record;
+  view_.abort = &words_->abort;
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&side_, cudaStreamNonBlocking),
+                             "a stream for aborts");
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&order_, cudaEventDisableTiming),
+                             "an event for order");
+  ZBCCL_RETURN_IF_ERROR(initialise_arena());
+  *place = *pool_->locate(arena_, view_.shape.total);
+  return {};
+}
+
+// Epochs begin at the base that the host's team begins at; what carries an epoch says so, or the
+// first operation after a wrap could mistake fresh memory for its own.
+Status DeviceTeam::initialise_arena() {
+  auto control = std::make_unique<Control>();
+  std::memset(static_cast<void*>(control.get()), 0, sizeof(Control));
+  const auto base = static_cast<uint32_t>(env::get_integer("ZBCCL_EPOCH_BASE"));
+  for (auto& slot : control->entries) {
+    for (auto& rank : slot) std::fill(std::begin(rank), std::end(rank), base);
+  }
+  for (int b = 0; b < kMaxBlocks; ++b) {
+    for (int r = 0; r < kMaxRanks; ++r) {
+      control->exits[b][r] = base;
+      control->steps[b][r] = control->credits[b][r] = static_cast<uint64_t>(base) << 32;
+    }
+    control->progress[b].epoch = base;
+  }
+  char* const arena = static_cast<char*>(arena_);
+  ZBCCL_RETURN_IF_CUDA_ERROR(
+      cudaMemcpyAsync(arena, control.get(), sizeof(Control), cudaMemcpyHostToDevice, side_),
+      "initialising the arena");
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaMemsetAsync(arena + view_.shape.poison_offset, 0xff,
+                                             kPoisonSlots * view_.shape.slot_bytes, side_),
+                             "poisoning the landing memory");
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(side_), "initialising the arena");
+  return {};
+}
+
+Status DeviceTeam::connect(std::span<const Introduction> peers, Deadline deadline) {
+  const DeviceGuard guard(device_);
+  ZBCCL_RETURN_IF_ERROR(guard.status());
+  for (int r = 0; r < size(); ++r) {
+    const Introduction& theirs = peers[static_cast<size_t>(r)];
+    if (theirs.device == pool_->id() &&
+        theirs.process != processes_[static_cast<size_t>(rank())]->nonce()) {
+      return error(Code::kUnsupported,
+                   "rank {} of another process is on the same GPU ({}): their kernels could wait "
+                   "for each other for ever; give each process a GPU of its own",
+                   r, theirs.device.text());
+    }
+    ZBCCL_ASSIGN_OR_RETURN(auto remote, RemoteMemory::open(processes_[static_cast<size_t>(r)],
+                                                           theirs.device, device_));
+    remotes_.push_back(std::move(remote));
+  }
+  const auto location = *pool_->locate(arena_, view_.shape.total);
+  return pool_->share(location.segment, processes_, deadline, [this] { return team_.failed(); });
+}
+
+DeviceTeam::~DeviceTeam() {
+  team_.on_failure(nullptr);
+  const DeviceGuard guard(device_);
+  // Kernels that wait end at their deadline; a failed team's at once.
+  if (ordered_) {
+    while (cudaEventQuery(order_) == cudaErrorNotReady) {
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+  }
+  if (order_ != nullptr) (void)cudaEventDestroy(order_);
+  if (side_ != nullptr) {
+    (void)cudaStreamSynchronize(side_);
+    (void)cudaStreamDestroy(side_);
+  }
+  remotes_.clear();
+  if (words_ != nullptr) (void)cudaFreeHost(words_);
+  if (arena_ != nullptr) (void)pool_->free(arena_);
+}
+
+std::function<void()> DeviceTeam::take_arena() {
+  return [pool = pool_, arena = std::exchange(arena_, nullptr)] {
+    if (arena != nullptr) (void)pool->free(arena);
+  };
+}
+
+TeamView DeviceTeam::view(Milliseconds timeout) const {
+  TeamView view = view_;
+  const Milliseconds limit = timeout.count() > 0 ? timeout : team_.timeout();
+  view.timeout_ns = static_cast<uint64_t>(limit.count()) * 1'000'000;
+  return view;
+}
+
+Result<Place> DeviceTeam::show(const void* data, size_t bytes) {
+  if (bytes == 0) return Place{};
+  auto location = pool_->locate(data, bytes);
+  if (!location || (location->segment != 0 && !pool_->still_valid(*location))) {
+    ZBCCL_RETURN_IF_ERROR(pool_->add_foreign(data, bytes));
+    location = pool_->locate(data, bytes);
+    if (!location) return error(Code::kInternal, "{} was registered and is not found", data);
+  }
+  ZBCCL_RETURN_IF_ERROR(pool_->share(location->segment, processes_,
+                                     Deadline::after(team_.timeout()),
+                                     [this] { return team_.failed(); }));
+  return make_place(location->segment, location->offset);
+}
+
+Status DeviceTeam::order(cudaStream_t stream) {
+  if (!ordered_ || stream == last_stream_) return {};
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(stream, &capturing), "asking for capture");
+  // A graph is ordered when it is launched.
+  if (capturing != cudaStreamCaptureStatusNone) return {};
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamWaitEvent(stream, order_, 0), "ordering two streams");
+  return {};
+}
+
+Status DeviceTeam::enqueued(cudaStream_t stream) {
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(stream, &capturing), "asking for capture");
+  if (capturing != cudaStreamCaptureStatusNone) return {};
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaEventRecord(order_, stream), "recording an event");
+  last_stream_ = stream;
+  ordered_ = true;
+  return {};
+}
+
+void DeviceTeam::abort() {
+  const std::lock_guard lock(mutex_);
+  if (words_ == nullptr || words_->to_peers != 0) return;
+  std::atomic_ref<uint32_t>(words_->abort).store(1, std::memory_order_release);
+  words_->to_peers =
+      static_cast<uint32_t>(FailureKind::kPeerFailed) | static_cast<uint32_t>(rank() + 1) << 8;
+  const DeviceGuard guard(device_);
+  if (!guard.status().ok()) return;
+  for (int r = 0; r < size(); ++r) {
+    if (r == rank() || processes_[static_cast<size_t>(r)]->dead()) continue;
+    (void)cudaMemcpyAsync(&view_.control[r]->failed, &words_->to_peers, sizeof(uint32_t),
+                          cudaMemcpyDefault, side_);
+  }
+}
+
+Status DeviceTeam::state() {
+  const auto kind = static_cast<FailureKind>(
+      std::atomic_ref<uint32_t>(words_->record.kind).load(std::memory_order_acquire));
+  if (kind == FailureKind::kNone) return {};
+  {
+    const std::lock_guard lock(mutex_);
+    if (reported_) return failure_;
+  }
+  Status status = describe(words_->record);
+  const std::lock_guard lock(mutex_);
+  if (!reported_) {
+    reported_ = true;
+    failure_ = status;
+  }
+  return failure_;
+}
+
+std::string DeviceTeam::describe_call(const uint32_t (&words)[kEntryWords]) const {
+  const auto operation = static_cast<Operation>(words[0] & 0xff);
+  const auto type = static_cast<DataType>(words[0] >> 8 & 0xff);
+  const auto op = static_cast<RedOp>(words[0] >> 16 & 0xff);
+  const uint64_t bytes = static_cast<uint64_t>(words[3]) << 32 | words[2];
+  std::string text = operation_name(operation);
+  if (operation == Operation::kBarrier || operation == Operation::kNone) return text;
+  text += format(" of {} bytes of {}", bytes,
+                 static_cast<unsigned>(type) < kNumDataTypes ? type_name(type) : "unknown");
+  if (reduces(operation)) text += format(" by {}", op_name(op));
+  if (has_root(operation)) text += format(" with root {}", words[1] & 0xffff);
+  return text + format(", {} on {} blocks",
+                       plan::algorithm_name(
+                           static_cast<plan::DeviceAlgorithm>(std::min(words[0] >> 24, 8U))),
+                       words[1] >> 16);
+}
+
+Status DeviceTeam::describe(const FailureRecord& record) {
+  const auto peer = static_cast<int>(record.rank);
+  const auto base = static_cast<uint32_t>(env::get_integer("ZBCCL_EPOCH_BASE"));
+  const uint32_t number = record.epoch - base;
+  constexpr const char* kStages[] = {"its call", "its data",  "its next tile",    "its credit",
+                                     "its end",  "its offer", "its message's end"};
+  switch (static_cast<FailureKind>(record.kind)) {
+    case FailureKind::kMismatch:
+      return error(Code::kInvalidUsage,
+                   "{}: the ranks call different operations on the device: rank {} calls {}, rank "
+                   "{} calls {} (operation {}; expected {} bytes, told of {}); nothing was written "
+                   "to an output; the communicator can serve device memory no longer",
+                   team_.name(), rank(), describe_call(record.mine), peer,
+                   describe_call(record.theirs), number, record.expected, record.seen);
+    case FailureKind::kTimeout: {
+      transport::Failure failure;
+      failure.code = Code::kTimeout;
+      failure.culprit = peer;
+      failure.epoch = number;
+      team_.fail(failure);
+      return error(Code::kTimeout,
+                   "{}: rank {} waited on its GPU for {} of rank {} until the deadline, in "
+                   "operation {} ({}), block {}: expected {:#x}, seen {:#x}",
+                   team_.name(), rank(), kStages[std::min<uint32_t>(record.stage, 6)], peer, number,
+                   describe_call(record.mine), record.block, record.expected, record.seen);
+    }
+    case FailureKind::kPeerFailed:
+      if (team_.failed()) return team_.failure_status();
+      return error(Code::kRemoteFailed,
+                   "{}: rank {} gave up in or before operation {} on the device and told this rank",
+                   team_.name(), peer, number);
+    default:
+      if (team_.failed()) return team_.failure_status();
+      return error(Code::kAborted, "{}: aborted in operation {} on the device", team_.name(),
+                   number);
+  }
+}
+
+}  // namespace zbccl::cuda

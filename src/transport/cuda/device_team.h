@@ -1,0 +1,102 @@
+// The ranks of a communicator as their GPUs reach each other: arenas, the view that kernels take,
+// and what becomes of failures. One thread at a time, except abort() and state().
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/team_view.h"
+#include "memory/cuda/device_pool.h"
+#include "memory/cuda/remote_memory.h"
+#include "transport/team.h"
+
+namespace zbccl::cuda {
+
+// Host memory that kernels write and read while they run.
+struct HostWords {
+  FailureRecord record;
+  uint32_t abort = 0;
+  uint32_t to_peers = 0;  // what abort() leaves in the peers' arenas
+};
+
+class DeviceTeam {
+ public:
+  // Every rank brings `bytes` bytes and gets everyone's, by rank.
+  using Exchange = std::function<Status(const void* mine, void* all, size_t bytes)>;
+
+  // Collective over the ranks of `team`, each with a GPU of its own, or ranks of one process that
+  // share one. An error is the same on every rank. `landing_bytes`: the least of all counts.
+  static Result<std::unique_ptr<DeviceTeam>> create(transport::Team& team, int device,
+                                                    uint64_t landing_bytes, Deadline deadline,
+                                                    const Exchange& exchange);
+  // Waits for this rank's kernels, which end by themselves. The arena stays until release().
+  ~DeviceTeam();
+  DeviceTeam(const DeviceTeam&) = delete;
+  DeviceTeam& operator=(const DeviceTeam&) = delete;
+
+  int device() const { return device_; }
+  int rank() const { return view_.rank; }
+  int size() const { return view_.nranks; }
+  transport::Team& host() { return team_; }
+  DevicePool& pool() { return *pool_; }
+  uint64_t landing_bytes() const { return landing_bytes_; }
+  // For a call with this deadline for each of its waits (zero: the team's).
+  TeamView view(Milliseconds timeout) const;
+
+  // Where the peers find [data, data + bytes), all of which they have mapped when this returns.
+  // kUnsupported for device memory that cannot be registered.
+  Result<Place> show(const void* data, size_t bytes);
+
+  // Puts what is enqueued next on `stream` behind everything that this team enqueued on another.
+  Status order(cudaStream_t stream);
+  // To be called after that.
+  Status enqueued(cudaStream_t stream);
+
+  // Ends the waits of kernels here and on the peers. Any thread.
+  void abort();
+  // The first failure that a kernel of this rank has found; the host's team is told. Any thread.
+  Status state();
+  // Gives the arena to whoever frees it once every peer has left.
+  std::function<void()> take_arena();
+
+ private:
+  DeviceTeam(transport::Team& team, int device) : team_(team), device_(device) {}
+  struct Introduction;
+  struct Arena;
+  Status open(uint64_t landing_bytes, Deadline deadline, const Exchange& exchange);
+  Status make_arena(memory::Location* place);
+  Status initialise_arena();
+  Status connect(std::span<const Introduction> peers, Deadline deadline);
+  Status describe(const FailureRecord& record);
+  std::string describe_call(const uint32_t (&words)[kEntryWords]) const;
+
+  transport::Team& team_;
+  int device_;
+  DevicePool* pool_ = nullptr;
+  TeamView view_;
+  uint64_t landing_bytes_ = 0;
+  void* arena_ = nullptr;
+  HostWords* words_ = nullptr;
+  std::vector<std::shared_ptr<memory::PeerProcess>> processes_;
+  std::vector<std::shared_ptr<RemoteMemory>> remotes_;
+
+  cudaStream_t side_ = nullptr;  // for abort()
+  cudaEvent_t order_ = nullptr;
+  cudaStream_t last_stream_ = nullptr;
+  bool ordered_ = false;  // order_ stands behind what was enqueued last
+
+  std::mutex mutex_;  // guards what follows
+  bool reported_ = false;
+  Status failure_;
+};
+
+}  // namespace zbccl::cuda
