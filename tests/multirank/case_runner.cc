@@ -4,19 +4,15 @@
 #include <cstring>
 #include <optional>
 
+#include "multirank/case_expected.h"
 #include "multirank/case_shape.h"
 #include "multirank/collective_case.h"
 #include "support/connect.h"
-#include "support/reference.h"
 
 namespace zbccl::test {
 namespace {
 
 constexpr int kMaxFailures = 8;  // reported by one rank
-
-uint64_t input_seed(uint64_t case_seed, int rank) {
-  return seed_of(case_seed, static_cast<uint64_t>(rank));
-}
 
 }  // namespace
 
@@ -117,30 +113,6 @@ void CaseRunner::call(const Case& test, const CaseShape& shape, const Buffers& b
   work.wait();
 }
 
-void CaseRunner::apply(const Case& test, const CaseShape& shape, uint64_t case_seed,
-                       std::byte* output) const {
-  const size_t size = element_size(test.type);
-  for (const Piece& piece : shape.pieces) {
-    std::byte* const to = output + piece.to * size;
-    const auto input = [&](int rank, void* at) {
-      fill(at, piece.count, test.type, test.fill, input_seed(case_seed, rank), piece.from);
-    };
-    if (piece.source != Piece::kEveryRank) {
-      input(piece.source, to);
-      continue;
-    }
-    std::vector<std::vector<std::byte>> inputs(static_cast<size_t>(comm_.size()));
-    std::vector<const void*> pointers;
-    for (int r = 0; r < comm_.size(); ++r) {
-      auto& one = inputs[static_cast<size_t>(r)];
-      one.resize(piece.count * size);
-      input(r, one.data());
-      pointers.push_back(one.data());
-    }
-    reference_reduce(pointers, to, piece.count, test.type, test.op);
-  }
-}
-
 uint64_t CaseRunner::run(const Case& test) {
   const uint64_t case_seed = seed_of(seed_, index_++);
   rank_.note(test.name());
@@ -163,7 +135,7 @@ uint64_t CaseRunner::run(const Case& test) {
 
   if (!input_kept) fail(test, "the input was changed");
   const size_t place = test.in_place ? shape.in_place_recv * element_size(test.type) : 0;
-  apply(test, shape, case_seed, want.data() + place);
+  write_expected(test, shape, comm_.size(), case_seed, want.data() + place);
   const size_t elements = want.size() / element_size(test.type);
   const Difference difference = compare(result.data(), want.data(), elements, test.type);
   if (difference.count != 0) {

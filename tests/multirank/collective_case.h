@@ -92,8 +92,6 @@ class CaseRunner {
   zbcclResult_t start(const Case& test, const CaseShape& shape, const Buffers& buffers,
                       const zbcclCall_t* call);
   void call(const Case& test, const CaseShape& shape, const Buffers& buffers);
-  // Writes what the operation gives over `output`.
-  void apply(const Case& test, const CaseShape& shape, uint64_t case_seed, std::byte* output) const;
   void check_accounting(const Case& test, const zbcclCommStats_t& before);
   void fail(const Case& test, const std::string& what);
 
