@@ -91,7 +91,7 @@ enum Stage : uint32_t { kAtEntry = 0, kAtData, kAtStep, kAtCredit, kAtExit, kAtO
 
 inline constexpr uint32_t kReported = 0x80000000u;  // in Control::failed: the host has been told
 
-__device__ __noinline__ void tell_host(const TeamView& view, FailureKind kind, uint32_t rank,
+static __device__ __noinline__ void tell_host(const TeamView& view, FailureKind kind, uint32_t rank,
                                        uint32_t stage, uint32_t epoch, uint64_t expected,
                                        uint64_t seen, uint32_t code, const uint32_t* mine,
                                        const uint32_t* theirs) {
@@ -115,7 +115,7 @@ __device__ __noinline__ void tell_host(const TeamView& view, FailureKind kind, u
 }
 
 // The first failure of this rank: the host and the peers are told, and every wait ends.
-__device__ __noinline__ void fail(const TeamView& view, FailureKind kind, uint32_t rank,
+static __device__ __noinline__ void fail(const TeamView& view, FailureKind kind, uint32_t rank,
                                   uint32_t stage, uint32_t epoch, uint64_t expected, uint64_t seen,
                                   const uint32_t* mine = nullptr,
                                   const uint32_t* theirs = nullptr) {
@@ -130,7 +130,7 @@ __device__ __noinline__ void fail(const TeamView& view, FailureKind kind, uint32
 }
 
 // True if the team has failed; a peer's word is passed on to the host once.
-__device__ __noinline__ bool has_failed(const TeamView& view, uint32_t epoch) {
+static __device__ __noinline__ bool has_failed(const TeamView& view, uint32_t epoch) {
   uint32_t* const word = &view.control[view.rank]->failed;
   const uint32_t seen = load_relaxed(word);
   if (seen == 0) return false;
@@ -233,7 +233,7 @@ struct Entries {
   char* out[kMaxRanks];
 };
 
-__device__ __noinline__ void report_mismatch(const TeamView& view, const EntryCall& call,
+static __device__ __noinline__ void report_mismatch(const TeamView& view, const EntryCall& call,
                                              const Turn& turn, const Entries& entries) {
   for (int r = 0; r < view.nranks; ++r) {
     const auto* const mine = reinterpret_cast<const uint32_t*>(&call.entry[r]);
