@@ -200,6 +200,8 @@ Status PeerProcess::ask_until_done(const ExchangeRequest& request, int fd, Deadl
   }
   ExchangeRequest mine = request;
   mine.owner = own_nonce_;
+  const std::string who = format("process {}", pid_);
+  std::string waiting = who;
   for (auto pause = std::chrono::microseconds(100);; pause = std::min(2 * pause, kLongestPause)) {
     Result<ExchangeReply> reply = [&]() -> Result<ExchangeReply> {
       std::unique_lock<std::mutex> lock;
@@ -209,8 +211,8 @@ Status PeerProcess::ask_until_done(const ExchangeRequest& request, int fd, Deadl
     }();
     if (!reply.ok()) {
       const bool ended = reply.status().code() == Code::kNetwork && dead();
-      return ended ? error(Code::kRemoteFailed, "process {} has ended", pid_)
-                   : reply.status().with_prefix(format("process {}", pid_));
+      if (ended) return error(Code::kRemoteFailed, "process {} has ended", pid_);
+      return reply.status().with_prefix(reply.status().code() == Code::kTimeout ? waiting : who);
     }
     reply->text[sizeof reply->text - 1] = '\0';
     if (reply->later == 0) {
@@ -218,10 +220,11 @@ Status PeerProcess::ask_until_done(const ExchangeRequest& request, int fd, Deadl
       const Code code = known ? static_cast<Code>(reply->code) : Code::kInternal;
       return code == Code::kOk ? Status() : error(code, "process {}: {}", pid_, reply->text);
     }
-    if (const Status wait = check_wait(deadline, cancelled); !wait.ok()) {
-      return wait.with_prefix(format("process {} ({})", pid_, reply->text));
-    }
+    waiting = format("process {} ({})", pid_, reply->text);
     std::this_thread::sleep_for(pause);
+    if (const Status wait = check_wait(deadline, cancelled); !wait.ok()) {
+      return wait.with_prefix(waiting);
+    }
   }
 }
 

@@ -105,7 +105,8 @@ Status DevicePool::open() {
       format("cannot reserve {} bytes of addresses for GPU {}", reserve_, device_));
   base_ = base;
   keep_ = static_cast<uint64_t>(env::get_integer("ZBCCL_POOL_KEEP"));
-  set_range(0, base_, reserve_);
+  bases_[0].store(base_, std::memory_order_release);
+  ZBCCL_RETURN_IF_ERROR(add_run(0, base_, reserve_, base_));
   log::info(log::Subsys::kMem, "GPU {} is {}: {} bytes reserved, granularity {}", device_,
             id_.text(), reserve_, granularity_);
   return {};
@@ -121,46 +122,6 @@ Status DevicePool::introduce(DevicePool& fresh) {
   Imports::process().device_opened(fresh.device_);
   memory::set_device_imports(&Imports::process());
   return {};
-}
-
-std::optional<Location> DevicePool::locate(const void* address, size_t bytes) const {
-  const auto at = reinterpret_cast<uint64_t>(address);
-  const uint32_t count = num_ranges_.load(std::memory_order_acquire);
-  for (uint32_t i = 0; i < count; ++i) {
-    const Range& range = ranges_[i];
-    for (;;) {
-      const uint32_t before = range.version.load(std::memory_order_acquire);
-      const uint64_t base = range.base.load(std::memory_order_relaxed);
-      const uint64_t size = range.size.load(std::memory_order_relaxed);
-      std::atomic_thread_fence(std::memory_order_acquire);
-      if ((before & 1) != 0 || range.version.load(std::memory_order_relaxed) != before) continue;
-      if (at >= base && at - base < size && bytes <= size - (at - base)) {
-        return Location{i, at - base};
-      }
-      break;
-    }
-  }
-  return std::nullopt;
-}
-
-uint64_t DevicePool::segment_base(uint32_t segment) const {
-  if (segment >= num_ranges_.load(std::memory_order_acquire)) return 0;
-  return ranges_[segment].size.load(std::memory_order_acquire) == 0
-             ? 0
-             : ranges_[segment].base.load(std::memory_order_acquire);
-}
-
-void DevicePool::set_range(uint32_t segment, uint64_t base, uint64_t size) {
-  Range& range = ranges_[segment];
-  const uint32_t version = range.version.load(std::memory_order_relaxed);
-  range.version.store(version + 1, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_release);
-  range.base.store(base, std::memory_order_relaxed);
-  range.size.store(size, std::memory_order_relaxed);
-  range.version.store(version + 2, std::memory_order_release);
-  if (segment >= num_ranges_.load(std::memory_order_relaxed)) {
-    num_ranges_.store(segment + 1, std::memory_order_release);
-  }
 }
 
 Result<void*> DevicePool::allocate(size_t bytes, Use use) {

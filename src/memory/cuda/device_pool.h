@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -61,15 +62,19 @@ class DevicePool {
   // The location of [address, address + bytes) in the pool or in registered memory. Lock-free.
   std::optional<Location> locate(const void* address, size_t bytes) const;
   // Address of a segment of this pool; 0 if there is none.
-  uint64_t segment_base(uint32_t segment) const;
+  uint64_t segment_base(uint32_t segment) const {
+    return segment < kMaxDeviceSegments ? bases_[segment].load(std::memory_order_acquire) : 0;
+  }
 
   // Registers the allocation that [address, address + bytes) lies in: memory of cudaMalloc, or
   // mapped memory of another library whose handles can be exported. kUnsupported with the reason
   // for any other. Counted: what is added n times is removed n times. Local work only.
   Status add_foreign(const void* address, size_t bytes);
-  // `address` as it was added. With the last one the segment is withdrawn and every peer that has
-  // mapped it unmaps it; no kernel of a peer may use it any more. At the deadline kTimeout: it is
-  // withdrawn then too, but the owner should not free the memory before peers have let go.
+  // `address` as it was added; of several times the first, should the memory have been freed and
+  // the address given to another since. With the last one the segment is withdrawn and every peer
+  // that has mapped it unmaps it; no kernel of a peer may use it any more. At the deadline
+  // kTimeout: it is withdrawn then too, but the owner should not free the memory before peers have
+  // let go.
   Status remove_foreign(const void* address, Deadline deadline);
   // True if `address` was added and not removed.
   bool registered(const void* address) const;
@@ -107,10 +112,11 @@ class DevicePool {
     bool shown = false;      // a peer may have it
     bool releasing = false;  // being unmapped
   };
-  struct Piece {  // of registered mapped memory
+  struct Piece {  // of registered memory
     uint64_t offset = 0;
     uint64_t size = 0;
-    CUmemGenericAllocationHandle handle = 0;  // retained
+    uint64_t serial = 0;
+    CUmemGenericAllocationHandle handle = 0;  // retained; kVmmForeign
   };
   struct Foreign {
     uint64_t base = 0;
@@ -119,16 +125,21 @@ class DevicePool {
     memory::ChunkKind kind = memory::ChunkKind::kIpc;
     uint64_t buffer_id = 0;  // kIpc
     CUipcMemHandle ipc{};
-    std::vector<Piece> pieces;  // kVmmForeign
+    std::vector<Piece> pieces;  // one of kIpc; what is mapped and registered of kVmmForeign
     int count = 0;
     bool withdrawn = false;  // a peer may still have it mapped
     std::vector<std::weak_ptr<memory::PeerProcess>> shown;
   };
-  struct Range {  // read without a lock: a writer makes `version` odd first
+  // Addresses that can be located; of a segment that has holes, one for each run without. Read
+  // without a lock: a writer makes `version` odd first.
+  struct Range {
     std::atomic<uint32_t> version{0};
+    std::atomic<uint32_t> segment{0};
     std::atomic<uint64_t> base{0};
-    std::atomic<uint64_t> size{0};
+    std::atomic<uint64_t> size{0};    // 0: unused
+    std::atomic<uint64_t> origin{0};  // of the segment
   };
+  static constexpr size_t kMaxRanges = 1024;
   struct Shown {  // what has to be pushed
     memory::DeviceChunk chunk;
     CUmemGenericAllocationHandle handle = 0;
@@ -145,17 +156,28 @@ class DevicePool {
   void trim(uint64_t keep, bool now);
   void release_chunk(uint64_t offset, bool now);
   void unmap_chunk(uint64_t offset, const Chunk& chunk) const;
-  void set_range(uint32_t segment, uint64_t base, uint64_t size);
+
+  // The register of addresses; the caller holds mutex_.
+  void set_range(Range& range, uint32_t segment, uint64_t base, uint64_t size, uint64_t origin);
+  Status add_run(uint32_t segment, uint64_t base, uint64_t size, uint64_t origin);
+  void drop_runs(uint32_t segment);
 
   // foreign.cc
-  Result<Foreign> describe(uint64_t address, uint64_t bytes) const;
   Status describe_ipc(uint64_t address, Foreign* foreign) const;
   Status describe_mapped(uint64_t address, uint64_t bytes, Foreign* foreign) const;
-  Result<uint32_t> segment_for(Foreign foreign);
-  void withdraw(uint32_t segment, Foreign& foreign);
-  Status clean(Deadline deadline);
-  void forget(uint32_t segment, uint64_t use);
+  Result<Piece> piece_at(uint64_t address, const Foreign& foreign) const;
+  Status check_owner(uint64_t address) const;
+  void release_pieces(const Foreign& foreign) const;
   bool same_memory(const Foreign& foreign, uint64_t offset) const;
+  // The caller holds mutex_.
+  Result<uint32_t> segment_for(Foreign foreign);
+  Result<uint32_t> new_segment(Foreign foreign);
+  Status merge(uint32_t segment, const Foreign& seen);
+  Result<uint32_t> renew(uint32_t segment, Foreign seen);
+  void withdraw(uint32_t segment, Foreign& foreign);
+
+  Status clean(Deadline deadline, const Cancelled& cancelled);
+  void forget(uint32_t segment, uint64_t use);
 
   // share.cc
   Status share_slowly(uint32_t segment, Peers peers, Deadline deadline, const Cancelled& cancelled);
@@ -173,8 +195,9 @@ class DevicePool {
   uint64_t reserve_ = 0;
   uint64_t keep_ = 0;
 
-  std::array<Range, kMaxDeviceSegments> ranges_;
+  std::array<Range, kMaxRanges> ranges_;
   std::atomic<uint32_t> num_ranges_{0};
+  std::array<std::atomic<uint64_t>, kMaxDeviceSegments> bases_{};
   // Grows with everything that a segment number gets to have.
   std::array<std::atomic<uint64_t>, kMaxDeviceSegments> progress_{};
 
@@ -183,7 +206,8 @@ class DevicePool {
   BlockMap blocks_;
   std::map<uint64_t, Chunk> chunks_;  // by offset
   std::map<uint32_t, Foreign> foreign_;
-  std::map<const void*, std::vector<uint32_t>> registrations_;  // segment of each add_foreign()
+  std::map<const void*, std::deque<uint64_t>> registrations_;  // `use` for each add_foreign()
+  bool unclean_ = false;  // something is withdrawn that peers may still have
 };
 
 }  // namespace zbccl::cuda

@@ -34,6 +34,7 @@
   X(event_create, cuEventCreate)                                           \
   X(event_record, cuEventRecord)                                           \
   X(event_query, cuEventQuery)                                             \
+  X(event_destroy, cuEventDestroy)                                         \
   X(mem_host_alloc, cuMemHostAlloc)                                        \
   X(memcpy_htod_async, cuMemcpyHtoDAsync)                                  \
   X(memcpy_dtoh_async, cuMemcpyDtoHAsync)                                  \

@@ -20,11 +20,8 @@ T attribute(const Driver& driver, CUpointer_attribute which, uint64_t address) {
 
 }  // namespace
 
-// What lies at [address, address + bytes), as something that peers can map.
-Result<DevicePool::Foreign> DevicePool::describe(uint64_t address, uint64_t bytes) const {
-  const DeviceGuard guard(device_);
-  ZBCCL_RETURN_IF_ERROR(guard.status());
-  const RelaxedCapture relaxed(*driver_);
+// Memory of this GPU and of no other.
+Status DevicePool::check_owner(uint64_t address) const {
   CUmemorytype type{};
   ZBCCL_RETURN_IF_CUDA_ERROR(
       driver_->pointer_get_attribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address),
@@ -39,21 +36,9 @@ Result<DevicePool::Foreign> DevicePool::describe(uint64_t address, uint64_t byte
   ZBCCL_RETURN_IF_CUDA_ERROR(
       driver_->pointer_get_attribute(&ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, address),
       format("cannot find out which GPU {:#x} belongs to", address));
-  if (ordinal != device_) {
-    return error(Code::kInvalidArgument, "{:#x} is memory of GPU {}, not of GPU {}", address,
-                 ordinal, device_);
-  }
-  Foreign foreign;
-  const bool ipc =
-      attribute<int>(*driver_, CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE, address) != 0;
-  ZBCCL_RETURN_IF_ERROR(ipc ? describe_ipc(address, &foreign)
-                            : describe_mapped(address, bytes, &foreign));
-  if (address + bytes > foreign.base + foreign.size) {
-    return error(Code::kInvalidArgument,
-                 "{} bytes at {:#x} go beyond the allocation there, which ends at {:#x}", bytes,
-                 address, foreign.base + foreign.size);
-  }
-  return foreign;
+  if (ordinal == device_) return {};
+  return error(Code::kInvalidArgument, "{:#x} is memory of GPU {}, not of GPU {}", address, ordinal,
+               device_);
 }
 
 Status DevicePool::describe_ipc(uint64_t address, Foreign* foreign) const {
@@ -71,56 +56,205 @@ Status DevicePool::describe_ipc(uint64_t address, Foreign* foreign) const {
   foreign->buffer_id = id;
   ZBCCL_RETURN_IF_CUDA_ERROR(driver_->ipc_get_mem_handle(&foreign->ipc, base),
                              format("cannot share the allocation at {:#x}", uint64_t{base}));
+  foreign->pieces.push_back({0, size, 0, 0});
   return {};
 }
 
-// Memory that was mapped to where it is: every piece of the range must be exportable.
+// Memory that another library has mapped: the segment is the whole reservation, and its pieces are
+// what is mapped around [address, address + bytes).
 Status DevicePool::describe_mapped(uint64_t address, uint64_t bytes, Foreign* foreign) const {
-  (void)address;
-  (void)bytes;
-  (void)foreign;
-  return error(Code::kUnsupported, "mapped memory of others cannot be registered");
+  foreign->kind = ChunkKind::kVmmForeign;
+  foreign->base = attribute<uint64_t>(*driver_, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR, address);
+  foreign->size = attribute<size_t>(*driver_, CU_POINTER_ATTRIBUTE_RANGE_SIZE, address);
+  if (foreign->base == 0 || address < foreign->base || foreign->size == 0) {
+    return error(Code::kUnsupported,
+                 "the driver does not tell what allocation {:#x} lies in; memory of zbccl's "
+                 "allocator or of cudaMalloc can be registered",
+                 address);
+  }
+  for (uint64_t at = address; at < address + bytes;) {
+    ZBCCL_ASSIGN_OR_RETURN(const Piece piece, piece_at(at, *foreign));
+    foreign->pieces.push_back(piece);
+    at = foreign->base + piece.offset + piece.size;
+  }
+  return {};
+}
+
+// The mapping around an address, with its handle retained.
+Result<DevicePool::Piece> DevicePool::piece_at(uint64_t address, const Foreign& foreign) const {
+  Piece piece;
+  const CUresult retained =
+      driver_->mem_retain_allocation_handle(&piece.handle, reinterpret_cast<void*>(address));
+  if (retained != CUDA_SUCCESS) {
+    return error(Code::kUnsupported,
+                 "the memory at {:#x} is neither of cudaMalloc nor mapped by cuMemMap, so no other "
+                 "process can reach it ({})",
+                 address, cuda_error(retained, "cuMemRetainAllocationHandle").message());
+  }
+  const auto fail = [&](Status status) {
+    driver_->mem_release(piece.handle);
+    return status;
+  };
+  CUdeviceptr start = 0;
+  size_t size = 0;
+  if (const CUresult result = driver_->mem_get_address_range(&start, &size, address);
+      result != CUDA_SUCCESS) {
+    return fail(cuda_error(result, format("cannot find the mapping at {:#x}", address)));
+  }
+  if (start < foreign.base || start > address || address - start >= size) {
+    return fail(error(Code::kUnsupported,
+                      "the driver does not tell the extent of the mapping at {:#x}", address));
+  }
+  piece.offset = start - foreign.base;
+  piece.size = size;
+  CUmemAllocationProp properties = {};
+  if (const CUresult result = driver_->mem_get_allocation_properties(&properties, piece.handle);
+      result != CUDA_SUCCESS) {
+    return fail(cuda_error(result, format("cannot ask after the memory at {:#x}", address)));
+  }
+  if ((properties.requestedHandleTypes & CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) == 0) {
+    return fail(error(
+        Code::kUnsupported,
+        "the memory at {:#x} was made without a handle that other processes can take; let the "
+        "library that made it ask for POSIX file descriptors, or use zbccl's allocator",
+        address));
+  }
+  return piece;
+}
+
+void DevicePool::release_pieces(const Foreign& foreign) const {
+  for (const Piece& piece : foreign.pieces) {
+    if (piece.handle != 0) driver_->mem_release(piece.handle);
+  }
 }
 
 Status DevicePool::add_foreign(const void* address, size_t bytes) {
   const auto at = reinterpret_cast<uint64_t>(address);
+  bytes = std::max<size_t>(bytes, 1);
   if (at >= base_ && at - base_ < reserve_) return {};  // registered as it is
-  ZBCCL_ASSIGN_OR_RETURN(Foreign foreign, describe(at, std::max<uint64_t>(bytes, 1)));
+  const DeviceGuard guard(device_);
+  ZBCCL_RETURN_IF_ERROR(guard.status());
+  const RelaxedCapture relaxed(*driver_);
+  ZBCCL_RETURN_IF_ERROR(check_owner(at));
+  Foreign seen;
+  const bool ipc =
+      attribute<int>(*driver_, CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE, at) != 0;
+  Status status = ipc ? describe_ipc(at, &seen) : describe_mapped(at, bytes, &seen);
+  if (status.ok() && at + bytes > seen.base + seen.size) {
+    status = error(Code::kInvalidArgument,
+                   "{} bytes at {:#x} go beyond the allocation there, which ends at {:#x}", bytes,
+                   at, seen.base + seen.size);
+  }
+  if (!status.ok()) {
+    release_pieces(seen);
+    return status;
+  }
   const std::lock_guard lock(mutex_);
-  ZBCCL_ASSIGN_OR_RETURN(const uint32_t segment, segment_for(std::move(foreign)));
-  ++foreign_[segment].count;
-  registrations_[address].push_back(segment);
+  ZBCCL_ASSIGN_OR_RETURN(const uint32_t segment, segment_for(std::move(seen)));
+  Foreign& registered = foreign_[segment];
+  ++registered.count;
+  registrations_[address].push_back(registered.use);
   return {};
 }
 
-// The segment that the allocation has already, or a new one.
-Result<uint32_t> DevicePool::segment_for(Foreign foreign) {
+// The segment that the allocation has already, or a new one. The handles in `seen` are taken over,
+// here and below, also by a call that fails.
+Result<uint32_t> DevicePool::segment_for(Foreign seen) {
   for (auto& [number, known] : foreign_) {
-    if (known.withdrawn || known.base != foreign.base) continue;
-    if (known.kind == foreign.kind && known.buffer_id == foreign.buffer_id &&
-        known.size == foreign.size) {
-      return number;
+    if (known.withdrawn || known.base != seen.base) continue;
+    if (known.kind != seen.kind || known.size != seen.size || known.buffer_id != seen.buffer_id) {
+      withdraw(number, known);  // freed without a word, and the address given to another
+      break;
     }
-    withdraw(number, known);  // freed without a word, and the address given to another
-  }
-  for (uint32_t number = 1; number < kMaxDeviceSegments; ++number) {
-    if (foreign_.contains(number)) continue;
-    foreign.use = ++serial_;
-    set_range(number, foreign.base, foreign.size);
-    progress_[number].store(foreign.use, std::memory_order_release);
-    log::trace(log::Subsys::kMem, "GPU {}: segment {} is {} bytes at {:#x}", device_, number,
-               foreign.size, foreign.base);
-    foreign_.emplace(number, std::move(foreign));
+    const bool replaced = std::any_of(seen.pieces.begin(), seen.pieces.end(), [&](const Piece& p) {
+      return std::any_of(known.pieces.begin(), known.pieces.end(), [&](const Piece& k) {
+        const bool apart = k.offset + k.size <= p.offset || p.offset + p.size <= k.offset;
+        return !apart && (k.offset != p.offset || k.size != p.size || k.handle != p.handle);
+      });
+    });
+    if (replaced) return renew(number, std::move(seen));
+    ZBCCL_RETURN_IF_ERROR(merge(number, seen));
     return number;
   }
-  return error(Code::kOutOfMemory, "GPU {} has {} registered allocations, the most it can have",
-               device_, kMaxDeviceSegments - 1);
+  return new_segment(std::move(seen));
+}
+
+// Adds what is new of `seen` to a segment.
+Status DevicePool::merge(uint32_t segment, const Foreign& seen) {
+  Foreign& known = foreign_[segment];
+  Status status;
+  for (Piece piece : seen.pieces) {
+    const bool has = std::any_of(known.pieces.begin(), known.pieces.end(),
+                                 [&](const Piece& k) { return k.offset == piece.offset; });
+    if (!has && status.ok()) {
+      status = add_run(segment, known.base + piece.offset, piece.size, known.base);
+    }
+    if (has || !status.ok()) {
+      if (piece.handle != 0) driver_->mem_release(piece.handle);
+      continue;
+    }
+    piece.serial = ++serial_;
+    known.pieces.push_back(piece);
+    progress_[segment].store(piece.serial, std::memory_order_release);
+  }
+  return status;
+}
+
+Result<uint32_t> DevicePool::new_segment(Foreign seen) {
+  uint32_t number = 1;
+  while (number < kMaxDeviceSegments && foreign_.contains(number)) ++number;
+  if (number == kMaxDeviceSegments) {
+    release_pieces(seen);
+    return error(Code::kOutOfMemory, "GPU {} has {} registered allocations, the most it can have",
+                 device_, kMaxDeviceSegments - 1);
+  }
+  Foreign& fresh = foreign_[number];
+  fresh = seen;
+  fresh.pieces.clear();
+  fresh.use = ++serial_;
+  bases_[number].store(fresh.base, std::memory_order_release);
+  log::trace(log::Subsys::kMem, "GPU {}: segment {} is {} bytes at {:#x}", device_, number,
+             fresh.size, fresh.base);
+  if (Status merged = merge(number, seen); !merged.ok()) {
+    release_pieces(fresh);
+    drop_runs(number);
+    bases_[number].store(0, std::memory_order_release);
+    foreign_.erase(number);
+    return merged;
+  }
+  return number;
+}
+
+// Some of the segment's memory was replaced under it: all registrations move to a new segment of
+// what is there now.
+Result<uint32_t> DevicePool::renew(uint32_t segment, Foreign seen) {
+  Foreign& old = foreign_[segment];
+  for (const Piece& piece : old.pieces) {
+    const bool has = std::any_of(seen.pieces.begin(), seen.pieces.end(),
+                                 [&](const Piece& p) { return p.offset == piece.offset; });
+    if (has || !same_memory(old, piece.offset)) continue;
+    // One that cannot be had again is left out, as if it were gone.
+    const auto again = piece_at(old.base + piece.offset, old);
+    if (again.ok()) seen.pieces.push_back(*again);
+  }
+  const uint64_t use = old.use;
+  const int count = old.count;
+  withdraw(segment, old);
+  ZBCCL_ASSIGN_OR_RETURN(const uint32_t number, new_segment(std::move(seen)));
+  Foreign& fresh = foreign_[number];
+  fresh.count = count;
+  for (auto& [address, uses] : registrations_) {
+    std::replace(uses.begin(), uses.end(), use, fresh.use);
+  }
+  return number;
 }
 
 // From now on its addresses are not found.
 void DevicePool::withdraw(uint32_t segment, Foreign& foreign) {
   foreign.withdrawn = true;
-  set_range(segment, 0, 0);
+  unclean_ = true;
+  drop_runs(segment);
+  bases_[segment].store(0, std::memory_order_release);
 }
 
 Status DevicePool::remove_foreign(const void* address, Deadline deadline) {
@@ -132,22 +266,27 @@ Status DevicePool::remove_foreign(const void* address, Deadline deadline) {
     if (it == registrations_.end()) {
       return error(Code::kInvalidArgument, "{} is not registered on GPU {}", address, device_);
     }
-    const uint32_t segment = it->second.back();
-    it->second.pop_back();
+    const uint64_t use = it->second.front();
+    it->second.pop_front();
     if (it->second.empty()) registrations_.erase(it);
-    const auto known = foreign_.find(segment);
-    if (known != foreign_.end() && --known->second.count == 0) withdraw(segment, known->second);
+    const auto known = std::find_if(foreign_.begin(), foreign_.end(),
+                                    [&](const auto& item) { return item.second.use == use; });
+    if (known != foreign_.end() && --known->second.count == 0) {
+      withdraw(known->first, known->second);
+    }
   }
-  return clean(deadline);
+  return clean(deadline, {});
 }
 
-// Has the peers unmap what is withdrawn and nobody counts any more.
-Status DevicePool::clean(Deadline deadline) {
+// Has the peers unmap what is withdrawn.
+Status DevicePool::clean(Deadline deadline, const Cancelled& cancelled) {
   std::map<uint32_t, Foreign> gone;
   {
     const std::lock_guard lock(mutex_);
+    if (!unclean_) return {};
+    unclean_ = false;
     for (const auto& [number, foreign] : foreign_) {
-      if (foreign.withdrawn && foreign.count == 0) gone.emplace(number, foreign);
+      if (foreign.withdrawn) gone.emplace(number, foreign);
     }
   }
   Status result;
@@ -160,14 +299,19 @@ Status DevicePool::clean(Deadline deadline) {
       dropped.device = id_.uuid;
       dropped.segment = number;
       dropped.use = foreign.use;
-      status = peer->drop_segment(dropped, deadline);
-      if (status.code() == Code::kRemoteFailed) status = {};
+      status = peer->drop_segment(dropped, deadline, cancelled);
+      // Who has ended, or has ended all its communicators, uses it no more.
+      if (status.code() == Code::kRemoteFailed || status.code() == Code::kNetwork) status = {};
     }
     if (status.ok()) {
       forget(number, foreign.use);
     } else if (result.ok()) {
       result = status.with_prefix(format("segment {} of GPU {}", number, device_));
     }
+  }
+  if (!result.ok()) {
+    const std::lock_guard lock(mutex_);
+    unclean_ = true;
   }
   return result;
 }
@@ -177,7 +321,7 @@ void DevicePool::forget(uint32_t segment, uint64_t use) {
   const std::lock_guard lock(mutex_);
   const auto it = foreign_.find(segment);
   if (it == foreign_.end() || it->second.use != use) return;
-  for (const Piece& piece : it->second.pieces) driver_->mem_release(piece.handle);
+  release_pieces(it->second);
   foreign_.erase(it);
 }
 

@@ -2,6 +2,7 @@
 // thread, chunk by chunk.
 #include <algorithm>
 
+#include "base/log.h"
 #include "memory/cuda/device_pool.h"
 #include "memory/cuda/imports.h"
 
@@ -13,6 +14,11 @@ using memory::PeerProcess;
 
 Status DevicePool::share_slowly(uint32_t segment, Peers peers, Deadline deadline,
                                 const Cancelled& cancelled) {
+  // Numbers that peers still have for something else; who stands still is not waited for long.
+  const auto brief = std::min(deadline.left(), Milliseconds(200));
+  if (const Status cleaned = clean(Deadline::after(brief), cancelled); !cleaned.ok()) {
+    log::info(log::Subsys::kMem, "{}", cleaned.message());
+  }
   // Not everybody pushes to the same peer first.
   const size_t first = peers.size() > 1 ? static_cast<size_t>(device_) % peers.size() : 0;
   for (size_t i = 0; i < peers.size(); ++i) {
@@ -81,18 +87,16 @@ std::vector<DevicePool::Shown> DevicePool::news_for(const std::shared_ptr<PeerPr
     return news;
   }
   const auto it = foreign_.find(segment);
-  if (it == foreign_.end() || it->second.withdrawn || it->second.use <= known) return news;
+  if (it == foreign_.end() || it->second.withdrawn) return news;
   Foreign& foreign = it->second;
   shown.chunk.use = foreign.use;
   shown.chunk.reserve = foreign.size;
-  foreign.shown.emplace_back(peer);
-  if (foreign.kind == ChunkKind::kIpc) {
-    static_assert(sizeof foreign.ipc == sizeof shown.chunk.ipc);
-    std::copy_n(reinterpret_cast<const uint8_t*>(&foreign.ipc), sizeof foreign.ipc,
-                shown.chunk.ipc.begin());
-    add(foreign.kind, 0, foreign.size, 0);
-  }
+  if (known < foreign.use) foreign.shown.emplace_back(peer);
+  static_assert(sizeof foreign.ipc == sizeof shown.chunk.ipc);
+  std::copy_n(reinterpret_cast<const uint8_t*>(&foreign.ipc), sizeof foreign.ipc,
+              shown.chunk.ipc.begin());
   for (const Piece& piece : foreign.pieces) {
+    if (piece.serial <= known) continue;
     add(foreign.kind, piece.offset, piece.size, piece.handle);
   }
   return news;
