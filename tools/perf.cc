@@ -129,6 +129,8 @@ void add_perf(CLI::App& app, Action& action) {
   command->add_option("-b,--minbytes", a->min_bytes, "Smallest size (1K)");
   command->add_option("-e,--maxbytes", a->max_bytes, "Largest size (64M)");
   command->add_option("-f,--stepfactor", a->factor, "Factor from size to size (2)");
+  command->add_option("--sizes", a->sizes, "These sizes instead, separated by commas")
+      ->delimiter(',');
   command
       ->add_option("-d,--datatype", a->types,
                    "Types, separated by commas, or all (bf16; with --compare f32)")

@@ -267,7 +267,9 @@ void GpuCaseRunner::run_all(const std::vector<Case>& cases) {
 void GpuCaseRunner::check_accounting(const Case& test, const zbcclCommStats_t& before) {
   const zbcclCommStats_t after = comm_->stats();
   const uint64_t staged = after.staged_bytes - before.staged_bytes;
-  if (check_staging_ && test.memory == Memory::kRegistered && staged != 0) {
+  // An exchange in place needs a copy: peers write over what has not been sent yet.
+  const bool copies = test.in_place && test.operation == Operation::kAllToAll;
+  if (check_staging_ && !copies && test.memory == Memory::kRegistered && staged != 0) {
     fail(test, std::to_string(staged) + " bytes were staged on registered memory");
   }
   if (after.failures != before.failures) fail(test, "a failure was counted");

@@ -30,6 +30,7 @@ namespace {
 // Long enough for the host's part of a check of the largest sizes, and far from 10 minutes: a
 // benchmark that hangs holds machines.
 constexpr int64_t kTimeoutMs = 60'000;
+constexpr int kSharedBlocks = 128;  // of all ranks on one GPU
 
 zbcclConfig_t host_config() {
   zbcclConfig_t config = ZBCCL_CONFIG_INITIALIZER;
@@ -37,10 +38,14 @@ zbcclConfig_t host_config() {
   return config;
 }
 
-zbcclConfig_t device_config(const PerfOptions& options, int device) {
+zbcclConfig_t device_config(const PerfOptions& options, int device, int ranks) {
   zbcclConfig_t config = ZBCCL_CONFIG_INITIALIZER;
   config.device = device;
   config.max_blocks = options.cuda.max_blocks;
+  // The grids of all ranks must be on the GPU at the same time.
+  if (options.cuda.one_gpu && config.max_blocks == 0) {
+    config.max_blocks = std::max(kSharedBlocks / ranks, 1);
+  }
   if (std::getenv("ZBCCL_TIMEOUT") == nullptr) config.timeout_ms = kTimeoutMs;
   return config;
 }
@@ -61,7 +66,7 @@ uint64_t run_member(Communicator& control, const PerfOptions& options, int devic
   check_cuda(cudaSetDevice(device), "cudaSetDevice");
   check_cuda(cudaFree(nullptr), "cudaFree");
   const zbcclUniqueId id = agree_on_id(control);
-  const zbcclConfig_t config = device_config(options, device);
+  const zbcclConfig_t config = device_config(options, device, control.size());
   control.barrier();
   const auto begin = std::chrono::steady_clock::now();
   Communicator comm = Communicator::from_id(control.size(), control.rank(), id, &config);

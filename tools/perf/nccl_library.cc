@@ -9,6 +9,8 @@
 #include <filesystem>
 #include <mutex>
 #include <stdexcept>
+#include <system_error>
+#include <utility>
 #include <vector>
 
 #include "command.h"
@@ -23,18 +25,25 @@ std::string variable(const char* name) {
   return value != nullptr ? value : "";
 }
 
-// The folder that holds bin/python3 of the first Python in PATH; "" without one.
-std::string python_prefix() {
+// Where the first Python in PATH, and what its name leads to, may keep packages. An environment's
+// python3 is a link to another one, whose packages are not the environment's.
+std::vector<std::string> python_prefixes() {
+  constexpr int kMostLinks = 8;
+  std::vector<std::string> prefixes;
   const std::string path = variable("PATH");
-  for (size_t begin = 0; begin <= path.size();) {
+  for (size_t begin = 0; begin <= path.size() && prefixes.empty();) {
     const size_t end = std::min(path.find(':', begin), path.size());
-    const std::filesystem::path folder = path.substr(begin, end - begin);
+    std::filesystem::path python = path.substr(begin, end - begin) + "/python3";
     std::error_code error;
-    const auto python = std::filesystem::canonical(folder / "python3", error);
-    if (!error) return python.parent_path().parent_path();
+    for (int i = 0; i < kMostLinks && std::filesystem::exists(python, error); ++i) {
+      prefixes.push_back(python.parent_path().parent_path());
+      const std::filesystem::path target = std::filesystem::read_symlink(python, error);
+      if (error) break;
+      python = (python.parent_path() / target).lexically_normal();
+    }
     begin = end + 1;
   }
-  return "";
+  return prefixes;
 }
 
 // The newest of what matches, by name; "" for nothing.
@@ -49,11 +58,14 @@ std::string last_match(const std::string& pattern) {
 }
 
 std::vector<std::string> python_folders() {
+  std::vector<std::string> prefixes = {variable("VIRTUAL_ENV"), variable("CONDA_PREFIX")};
+  for (std::string& prefix : python_prefixes()) prefixes.push_back(std::move(prefix));
+  for (const char* usual : {"/usr/local", "/usr"}) prefixes.emplace_back(usual);
+  if (const std::string home = variable("HOME"); !home.empty())
+    prefixes.push_back(home + "/.local");
   std::vector<std::string> folders;
-  for (const std::string& prefix :
-       {variable("VIRTUAL_ENV"), variable("CONDA_PREFIX"), python_prefix(),
-        std::string("/usr/local"), std::string("/usr"), variable("HOME") + "/.local"}) {
-    if (prefix.empty() || prefix == "/.local") continue;
+  for (const std::string& prefix : prefixes) {
+    if (prefix.empty()) continue;
     for (const char* packages : {"site-packages", "dist-packages"}) {
       folders.push_back(fmt::format("{}/lib/python3*/{}", prefix, packages));
     }

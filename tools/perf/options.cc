@@ -174,6 +174,14 @@ PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
   options.redops = parse_redops(arguments.redops);
   options.min_bytes = parse_bytes("-b", arguments.min_bytes);
   options.max_bytes = parse_bytes("-e", arguments.max_bytes);
+  for (const std::string& size : arguments.sizes) {
+    options.sizes.push_back(parse_bytes("--sizes", size));
+  }
+  std::sort(options.sizes.begin(), options.sizes.end());
+  if (!options.sizes.empty()) {
+    options.min_bytes = options.sizes.front();
+    options.max_bytes = options.sizes.back();
+  }
   if (options.min_bytes > options.max_bytes) {
     throw UsageError(
         fmt::format("-b {} is larger than -e {}; expected the smallest size, then the "
@@ -184,7 +192,8 @@ PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
     throw UsageError(
         fmt::format("-f {}: sizes grow by this factor; expected 2 or more", arguments.factor));
   }
-  if (options.min_bytes == 0 && options.max_bytes != 0 && has_data(options.op)) {
+  if (options.min_bytes == 0 && options.max_bytes != 0 && has_data(options.op) &&
+      options.sizes.empty()) {
     throw UsageError("-b 0 never grows by a factor; expected a size of 1 or more, or -e 0 as well");
   }
   options.factor = arguments.factor;
@@ -219,6 +228,7 @@ PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
 
 std::vector<size_t> sizes_of(const PerfOptions& options) {
   if (!has_data(options.op)) return {0};
+  if (!options.sizes.empty()) return options.sizes;
   std::vector<size_t> sizes;
   for (size_t bytes = options.min_bytes; bytes <= options.max_bytes;) {
     sizes.push_back(bytes);

@@ -40,7 +40,8 @@ struct PerfOptions {
   size_t min_bytes = 0;
   size_t max_bytes = 0;
   int factor = 2;
-  int iterations = 0;  // 0: as many as fit in `seconds`
+  std::vector<size_t> sizes;  // instead of these three; ascending
+  int iterations = 0;         // 0: as many as fit in `seconds`
   double seconds = 0.3;
   int warmup = 5;
   int root = 0;
@@ -62,6 +63,7 @@ struct PerfArguments {
   std::string min_bytes = "1K";
   std::string max_bytes = "64M";
   int factor = 2;
+  std::vector<std::string> sizes;
   std::vector<std::string> types;  // empty: bf16, or f32 where gloo, which has no bf16, is compared
   std::vector<std::string> redops = {"sum"};
   int iterations = 0;
