@@ -242,8 +242,11 @@ TEST_P(MemoryOrder, NoWakeIsLost) {
       }
     }
   });
-  // A wake lost in every hundredth round would cost this much.
-  EXPECT_LT(Clock::now() - start, rounds / 100 * Milliseconds(50));
+  // A wake lost in every hundredth round would cost this much. So may the sanitizers, which are
+  // here for the accesses.
+  if (kScale == 1) {
+    EXPECT_LT(Clock::now() - start, rounds / 100 * Milliseconds(50));
+  }
 }
 
 // Doorbells: look, then sleep on what was seen before the look. One rank rings for each piece of

@@ -27,7 +27,7 @@ void run_client(const uint8_t* data, size_t size, Make make) {
   const std::vector<std::string> keys = {"name/0", "name/1", "name/2"};
   Status status;
   for (int step = 0; step < 4 && status.code() != Code::kNetwork; ++step) {
-    switch ((script >> 2) + step & 3) {
+    switch (((script >> 2) + step) & 3) {
       case 0: {
         const auto values = store->get(keys, deadline);
         require(!values.ok() || values->size() == keys.size(), "every key has a value");
