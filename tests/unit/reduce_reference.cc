@@ -33,6 +33,8 @@ SmallFloat small_float(DataType type) {
   }
 }
 
+}  // namespace
+
 float decode(DataType type, uint64_t bits) {
   if (type == DataType::kF32) return std::bit_cast<float>(static_cast<uint32_t>(bits));
   const SmallFloat format = small_float(type);
@@ -83,6 +85,8 @@ uint64_t encode(DataType type, float value) {
   const int64_t code = steps + (int64_t{scale + format.mantissa - smallest} << format.mantissa);
   return sign | std::min(static_cast<uint64_t>(code), beyond);
 }
+
+namespace {
 
 template <typename T>
 T float_min(T a, T b) {

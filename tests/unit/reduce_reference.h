@@ -20,6 +20,10 @@ using Bytes = std::vector<uint8_t>;
 uint64_t get_element(DataType type, const uint8_t* data, size_t index);
 void set_element(DataType type, uint8_t* data, size_t index, uint64_t bits);
 
+// An element of a float type other than f64 as f32, and rounded to it, to nearest even.
+float decode(DataType type, uint64_t bits);
+uint64_t encode(DataType type, float value);
+
 // The reduction of one element; `operands` in rank order.
 uint64_t reference(DataType type, RedOp op, const std::vector<uint64_t>& operands, size_t divisor);
 // Of every element of `count`.
