@@ -29,6 +29,7 @@ struct DeviceChunk {
   uint32_t segment = 0;
   uint32_t kind = 0;     // ChunkKind
   uint64_t use = 0;      // tells what a segment number means now from what it meant before
+  uint64_t serial = 0;   // grows; of two chunks at one place the greater is the one there now
   uint64_t reserve = 0;  // size of the whole segment's address range
   uint64_t offset = 0;   // in the segment
   uint64_t size = 0;
@@ -52,7 +53,8 @@ class DeviceImports {
   virtual void detach(uint64_t owner) = 0;
   // Maps a chunk for every GPU of this process that has a pool. The same chunk may come again.
   virtual ImportAnswer import_chunk(uint64_t owner, const DeviceChunk& chunk, UniqueFd fd) = 0;
-  // Unmaps a segment. One that is not known is gone already.
+  // Unmaps a segment, or with a size the chunks in that part of it up to a serial. What is not
+  // known is gone already.
   virtual ImportAnswer drop_segment(uint64_t owner, const DeviceChunk& segment) = 0;
 };
 

@@ -13,6 +13,9 @@ namespace zbccl::memory {
 Result<void*> allocate_on_device(size_t bytes, int device);
 // kInvalidArgument if `block` is not a live block of any GPU's pool.
 Status free_on_device(void* block);
+// The same once everything that is enqueued on `stream` (a cudaStream_t) now is over; does not
+// wait for it.
+Status free_on_device_after(void* block, void* stream);
 
 // Makes the foreign allocation around [address, address + bytes) reachable for peers; counted.
 Status register_device_memory(const void* address, size_t bytes);

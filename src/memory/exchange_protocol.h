@@ -39,7 +39,7 @@ struct ExchangeWelcome {  // service: where the client may probe cross-memory at
 enum class ExchangeKind : uint32_t {
   kHostSegment = 0,  // asks for a descriptor of a segment of the service's process
   kDeviceChunk = 1,  // shows a chunk of the client's device memory, mostly with a descriptor
-  kDropDevice = 2,   // asks to unmap a segment of the client's device memory
+  kDropDevice = 2,   // asks to unmap device memory of the client
 };
 
 struct ExchangeRequest {  // client, any number of times

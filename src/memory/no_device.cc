@@ -16,6 +16,8 @@ Status free_on_device(void* block) {
   return error(Code::kInvalidArgument, "{} is not a block of the pool", block);
 }
 
+Status free_on_device_after(void* block, void* /*stream*/) { return free_on_device(block); }
+
 Status register_device_memory(const void* /*address*/, size_t /*bytes*/) { return no_cuda(); }
 Status deregister_device_memory(const void* /*address*/) { return no_cuda(); }
 int device_of(const void* /*address*/) { return -1; }

@@ -61,7 +61,8 @@ class PeerProcess {
   // returns once it has mapped it, which waits until the peer uses a GPU. Not for self().
   Status push_chunk(const DeviceChunk& chunk, int fd, Deadline deadline,
                     const Cancelled& cancelled = {});
-  // Returns once the peer has no mapping of the segment any more.
+  // Returns once the peer has no mapping of the segment, or with a size of that part of it, any
+  // more.
   Status drop_segment(const DeviceChunk& segment, Deadline deadline,
                       const Cancelled& cancelled = {});
 

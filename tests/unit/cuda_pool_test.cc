@@ -15,6 +15,9 @@
 #include "memory/device_memory.h"
 #include "memory/exchange.h"
 
+extern "C" void* zbcclTorchAlloc(ssize_t size, int device, void* stream);
+extern "C" void zbcclTorchFree(void* block, ssize_t size, int device, void* stream);
+
 namespace zbccl::cuda {
 namespace {
 
@@ -469,6 +472,62 @@ TEST(DevicePool, HasAnEndOfSegmentNumbers) {
   EXPECT_EQ(pool.locate(more, 1)->segment, pool.locate(tensors[6], 1)->segment + 1);
   tensors[7] = more;
   for (void* tensor : tensors) ASSERT_TRUE(pool.remove_foreign(tensor, soon()).ok());
+}
+
+// PyTorch's allocator: what a stream still uses is not given to anybody else.
+TEST(TorchAllocator, FreesInTheOrderOfTheStream) {
+  DevicePool& pool = pool_of(0);
+  const auto stream = reinterpret_cast<void*>(uintptr_t{7});
+  void* first = zbcclTorchAlloc(2 * kMiB, 0, stream);
+  ASSERT_NE(first, nullptr);
+  EXPECT_EQ(pool.locate(first, 2 * kMiB)->segment, 0u) << "born registered";
+  fake::faults().streams_stand = true;
+  zbcclTorchFree(first, 2 * kMiB, 0, stream);
+  EXPECT_EQ(pool.report().used[0], 2 * kMiB);
+  void* second = zbcclTorchAlloc(2 * kMiB, 0, stream);
+  EXPECT_NE(second, first);
+  zbcclTorchFree(first, 2 * kMiB, 0, stream);  // a second time: refused and logged
+  fake::faults().streams_stand = false;
+  void* third = zbcclTorchAlloc(2 * kMiB, 0, stream);
+  EXPECT_EQ(third, first);
+  zbcclTorchFree(second, 2 * kMiB, 0, stream);
+  zbcclTorchFree(third, 2 * kMiB, 0, stream);
+  zbcclTorchFree(nullptr, 0, 0, stream);
+  EXPECT_EQ(pool.report().used[0], 0u);
+  int on_stack = 0;
+  zbcclTorchFree(&on_stack, 4, 0, stream);
+  EXPECT_EQ(fake::counts().contexts_pushed, 0);
+}
+
+TEST(TorchAllocator, WaitsForStreamsBeforeItSaysThatMemoryIsOut) {
+  pool_of(0);
+  fake::faults().memory = 8 * kMiB;
+  const auto stream = reinterpret_cast<void*>(uintptr_t{7});
+  void* block = zbcclTorchAlloc(8 * kMiB, 0, stream);
+  ASSERT_NE(block, nullptr);
+  EXPECT_EQ(zbcclTorchAlloc(2 * kMiB, 0, stream), nullptr);
+  fake::faults().streams_stand = true;
+  zbcclTorchFree(block, 8 * kMiB, 0, stream);
+  std::thread later([] {
+    std::this_thread::sleep_for(Milliseconds(100));
+    fake::faults().streams_stand = false;
+  });
+  EXPECT_EQ(zbcclTorchAlloc(4 * kMiB, 0, stream), block);
+  later.join();
+  EXPECT_EQ(zbcclTorchAlloc(-1, 0, stream), nullptr);
+  EXPECT_EQ(zbcclTorchAlloc(1, 99, stream), nullptr);
+}
+
+TEST(TorchAllocator, DefersWhatIsFreedDuringACapture) {
+  DevicePool& pool = pool_of(0);
+  const auto stream = reinterpret_cast<void*>(uintptr_t{7});
+  void* block = zbcclTorchAlloc(2 * kMiB, 0, stream);
+  fake::set_capturing(true);
+  zbcclTorchFree(block, 2 * kMiB, 0, stream);
+  EXPECT_NE(zbcclTorchAlloc(2 * kMiB, 0, stream), block);
+  EXPECT_EQ(pool.report().used[0], 4 * kMiB);
+  fake::set_capturing(false);
+  EXPECT_EQ(zbcclTorchAlloc(2 * kMiB, 0, stream), block);
 }
 
 }  // namespace

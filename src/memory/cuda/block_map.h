@@ -33,6 +33,7 @@ class BlockMap {
   std::optional<uint64_t> allocate(uint64_t size, memory::Use use);
   // Size of the block that was there; 0 if `offset` is not the start of one.
   uint64_t free(uint64_t offset);
+  bool is_block(uint64_t offset) const { return blocks_.contains(offset); }
 
   uint64_t used(memory::Use use) const { return used_[static_cast<size_t>(use)]; }
   uint64_t total_free() const { return total_free_; }

@@ -5,6 +5,7 @@
 #include <atomic>
 
 #include "base/env.h"
+#include "memory/cuda/deferred_frees.h"
 #include "memory/cuda/device_pool.h"
 #include "memory/cuda/driver.h"
 
@@ -12,6 +13,9 @@ namespace zbccl::memory {
 namespace {
 
 using cuda::DevicePool;
+
+// How long an allocation that finds the GPU full waits for streams that use freed memory.
+constexpr auto kReclaimTime = Milliseconds(10'000);
 
 // The pool that an address lies in; null if it lies in none.
 DevicePool* pool_of(const void* address) {
@@ -29,12 +33,23 @@ DevicePool* pool_of(const void* address) {
 
 Result<void*> allocate_on_device(size_t bytes, int device) {
   ZBCCL_ASSIGN_OR_RETURN(DevicePool* const pool, DevicePool::of(device));
-  return pool->allocate(bytes, Use::kUser);
+  cuda::DeferredFrees& frees = cuda::DeferredFrees::of(*pool);
+  (void)frees.reclaim();
+  auto block = pool->allocate(bytes, Use::kUser);
+  if (block.ok() || block.status().code() != Code::kOutOfMemory) return block;
+  // What streams still use may be all that is missing.
+  return frees.wait(Deadline::after(kReclaimTime)) ? pool->allocate(bytes, Use::kUser) : block;
 }
 
 Status free_on_device(void* block) {
   if (DevicePool* const pool = pool_of(block)) return pool->free(block);
   return error(Code::kInvalidArgument, "{} is not a block of any GPU's pool", block);
+}
+
+Status free_on_device_after(void* block, void* stream) {
+  DevicePool* const pool = pool_of(block);
+  if (pool == nullptr) return free_on_device(block);
+  return cuda::DeferredFrees::of(*pool).free_after(block, static_cast<CUstream>(stream));
 }
 
 Status register_device_memory(const void* address, size_t bytes) {

@@ -151,6 +151,12 @@ Status DevicePool::free(void* block) {
   return {};
 }
 
+bool DevicePool::is_block(const void* block) const {
+  const auto at = reinterpret_cast<uint64_t>(block);
+  const std::lock_guard lock(mutex_);
+  return at >= base_ && at - base_ < reserve_ && blocks_.is_block(at - base_);
+}
+
 // Adds a chunk at the lowest place where it makes a free range of `size`.
 Status DevicePool::extend(uint64_t size) {
   for (const bool again : {false, true}) {

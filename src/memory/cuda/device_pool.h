@@ -58,6 +58,8 @@ class DevicePool {
   Result<void*> allocate(size_t bytes, Use use);
   // kInvalidArgument if `block` is not a live block. No kernel may use it any more.
   Status free(void* block);
+  // True if `block` is the start of a live block.
+  bool is_block(const void* block) const;
 
   // The location of [address, address + bytes) in the pool or in registered memory. Lock-free.
   std::optional<Location> locate(const void* address, size_t bytes) const;
@@ -126,6 +128,7 @@ class DevicePool {
     uint64_t buffer_id = 0;  // kIpc
     CUipcMemHandle ipc{};
     std::vector<Piece> pieces;  // one of kIpc; what is mapped and registered of kVmmForeign
+    std::vector<Piece> gone;    // a peer may still have them mapped; without handles
     int count = 0;
     bool withdrawn = false;  // a peer may still have it mapped
     std::vector<std::weak_ptr<memory::PeerProcess>> shown;
@@ -168,16 +171,19 @@ class DevicePool {
   Result<Piece> piece_at(uint64_t address, const Foreign& foreign) const;
   Status check_owner(uint64_t address) const;
   void release_pieces(const Foreign& foreign) const;
-  bool same_memory(const Foreign& foreign, uint64_t offset) const;
+  bool same_piece(const Foreign& foreign, const Piece& piece, uint64_t offset) const;
   // The caller holds mutex_.
   Result<uint32_t> segment_for(Foreign foreign);
   Result<uint32_t> new_segment(Foreign foreign);
   Status merge(uint32_t segment, const Foreign& seen);
-  Result<uint32_t> renew(uint32_t segment, Foreign seen);
   void withdraw(uint32_t segment, Foreign& foreign);
+  void sweep();
+  void sweep_pieces(uint32_t segment, Foreign& foreign);
 
   Status clean(Deadline deadline, const Cancelled& cancelled);
-  void forget(uint32_t segment, uint64_t use);
+  Status drop(const Foreign& foreign, const memory::DeviceChunk& what, Deadline deadline,
+              const Cancelled& cancelled);
+  void forget(uint32_t segment, const Foreign& cleaned);
 
   // share.cc
   Status share_slowly(uint32_t segment, Peers peers, Deadline deadline, const Cancelled& cancelled);

@@ -11,6 +11,8 @@ namespace {
 using memory::ChunkKind;
 using memory::DeviceChunk;
 
+constexpr auto kLetGoTime = Milliseconds(2000);
+
 // An attribute of an address; 0 where the driver gives none.
 template <typename T>
 T attribute(const Driver& driver, CUpointer_attribute which, uint64_t address) {
@@ -149,7 +151,14 @@ Status DevicePool::add_foreign(const void* address, size_t bytes) {
     release_pieces(seen);
     return status;
   }
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  sweep();
+  if (foreign_.size() == kMaxDeviceSegments - 1 && unclean_) {
+    // All numbers are taken, some by what peers need only let go.
+    lock.unlock();
+    (void)clean(Deadline::after(kLetGoTime), {});
+    lock.lock();
+  }
   ZBCCL_ASSIGN_OR_RETURN(const uint32_t segment, segment_for(std::move(seen)));
   Foreign& registered = foreign_[segment];
   ++registered.count;
@@ -161,18 +170,10 @@ Status DevicePool::add_foreign(const void* address, size_t bytes) {
 // here and below, also by a call that fails.
 Result<uint32_t> DevicePool::segment_for(Foreign seen) {
   for (auto& [number, known] : foreign_) {
-    if (known.withdrawn || known.base != seen.base) continue;
-    if (known.kind != seen.kind || known.size != seen.size || known.buffer_id != seen.buffer_id) {
-      withdraw(number, known);  // freed without a word, and the address given to another
-      break;
+    if (known.withdrawn || known.base != seen.base || known.kind != seen.kind ||
+        known.size != seen.size || known.buffer_id != seen.buffer_id) {
+      continue;
     }
-    const bool replaced = std::any_of(seen.pieces.begin(), seen.pieces.end(), [&](const Piece& p) {
-      return std::any_of(known.pieces.begin(), known.pieces.end(), [&](const Piece& k) {
-        const bool apart = k.offset + k.size <= p.offset || p.offset + p.size <= k.offset;
-        return !apart && (k.offset != p.offset || k.size != p.size || k.handle != p.handle);
-      });
-    });
-    if (replaced) return renew(number, std::move(seen));
     ZBCCL_RETURN_IF_ERROR(merge(number, seen));
     return number;
   }
@@ -225,36 +226,42 @@ Result<uint32_t> DevicePool::new_segment(Foreign seen) {
   return number;
 }
 
-// Some of the segment's memory was replaced under it: all registrations move to a new segment of
-// what is there now.
-Result<uint32_t> DevicePool::renew(uint32_t segment, Foreign seen) {
-  Foreign& old = foreign_[segment];
-  for (const Piece& piece : old.pieces) {
-    const bool has = std::any_of(seen.pieces.begin(), seen.pieces.end(),
-                                 [&](const Piece& p) { return p.offset == piece.offset; });
-    if (has || !same_memory(old, piece.offset)) continue;
-    // One that cannot be had again is left out, as if it were gone.
-    const auto again = piece_at(old.base + piece.offset, old);
-    if (again.ok()) seen.pieces.push_back(*again);
-  }
-  const uint64_t use = old.use;
-  const int count = old.count;
-  withdraw(segment, old);
-  ZBCCL_ASSIGN_OR_RETURN(const uint32_t number, new_segment(std::move(seen)));
-  Foreign& fresh = foreign_[number];
-  fresh.count = count;
-  for (auto& [address, uses] : registrations_) {
-    std::replace(uses.begin(), uses.end(), use, fresh.use);
-  }
-  return number;
-}
-
 // From now on its addresses are not found.
 void DevicePool::withdraw(uint32_t segment, Foreign& foreign) {
   foreign.withdrawn = true;
   unclean_ = true;
   drop_runs(segment);
   bases_[segment].store(0, std::memory_order_release);
+}
+
+// Withdraws what was freed without a word. Peers that have it mapped keep it from being freed, and
+// its address may be given to another.
+void DevicePool::sweep() {
+  for (auto& [number, foreign] : foreign_) {
+    if (!foreign.withdrawn) sweep_pieces(number, foreign);
+  }
+}
+
+void DevicePool::sweep_pieces(uint32_t segment, Foreign& foreign) {
+  const auto first_gone = std::stable_partition(
+      foreign.pieces.begin(), foreign.pieces.end(),
+      [&](const Piece& piece) { return same_piece(foreign, piece, piece.offset); });
+  if (first_gone == foreign.pieces.end()) return;
+  unclean_ = true;
+  for (auto it = first_gone; it != foreign.pieces.end(); ++it) {
+    if (it->handle != 0) driver_->mem_release(it->handle);
+    foreign.gone.push_back({it->offset, it->size, it->serial, 0});
+  }
+  foreign.pieces.erase(first_gone, foreign.pieces.end());
+  if (foreign.pieces.empty()) {
+    withdraw(segment, foreign);
+    return;
+  }
+  drop_runs(segment);
+  for (const Piece& piece : foreign.pieces) {
+    // There were as many runs before.
+    (void)add_run(segment, foreign.base + piece.offset, piece.size, foreign.base);
+  }
 }
 
 Status DevicePool::remove_foreign(const void* address, Deadline deadline) {
@@ -278,33 +285,37 @@ Status DevicePool::remove_foreign(const void* address, Deadline deadline) {
   return clean(deadline, {});
 }
 
-// Has the peers unmap what is withdrawn.
+// Has the peers unmap what is withdrawn or gone.
 Status DevicePool::clean(Deadline deadline, const Cancelled& cancelled) {
-  std::map<uint32_t, Foreign> gone;
+  std::map<uint32_t, Foreign> dirty;
   {
     const std::lock_guard lock(mutex_);
     if (!unclean_) return {};
     unclean_ = false;
     for (const auto& [number, foreign] : foreign_) {
-      if (foreign.withdrawn) gone.emplace(number, foreign);
+      if (foreign.withdrawn || !foreign.gone.empty()) dirty.emplace(number, foreign);
     }
   }
   Status result;
-  for (const auto& [number, foreign] : gone) {
-    Status status = Imports::process().publish_own(*this, number, deadline);
-    for (const auto& weak : foreign.shown) {
-      const auto peer = weak.lock();
-      if (!status.ok() || peer == nullptr || peer->dead()) continue;
-      DeviceChunk dropped;
-      dropped.device = id_.uuid;
-      dropped.segment = number;
-      dropped.use = foreign.use;
-      status = peer->drop_segment(dropped, deadline, cancelled);
-      // Who has ended, or has ended all its communicators, uses it no more.
-      if (status.code() == Code::kRemoteFailed || status.code() == Code::kNetwork) status = {};
+  for (const auto& [number, foreign] : dirty) {
+    DeviceChunk what;
+    what.device = id_.uuid;
+    what.segment = number;
+    what.use = foreign.use;
+    Status status;
+    if (foreign.withdrawn) {
+      status = Imports::process().publish_own(*this, number, deadline);
+      if (status.ok()) status = drop(foreign, what, deadline, cancelled);
+    } else {
+      for (const Piece& piece : foreign.gone) {
+        what.offset = piece.offset;
+        what.size = piece.size;
+        what.serial = piece.serial;
+        if (status.ok()) status = drop(foreign, what, deadline, cancelled);
+      }
     }
     if (status.ok()) {
-      forget(number, foreign.use);
+      forget(number, foreign);
     } else if (result.ok()) {
       result = status.with_prefix(format("segment {} of GPU {}", number, device_));
     }
@@ -316,13 +327,33 @@ Status DevicePool::clean(Deadline deadline, const Cancelled& cancelled) {
   return result;
 }
 
-// The number is free again.
-void DevicePool::forget(uint32_t segment, uint64_t use) {
+Status DevicePool::drop(const Foreign& foreign, const DeviceChunk& what, Deadline deadline,
+                        const Cancelled& cancelled) {
+  for (const auto& weak : foreign.shown) {
+    const auto peer = weak.lock();
+    if (peer == nullptr || peer->dead()) continue;
+    Status status = peer->drop_segment(what, deadline, cancelled);
+    // Who has ended, or has ended all its communicators, uses it no more.
+    if (status.code() == Code::kRemoteFailed || status.code() == Code::kNetwork) continue;
+    ZBCCL_RETURN_IF_ERROR(status);
+  }
+  return {};
+}
+
+// No peer has what was withdrawn or gone when `cleaned` was read.
+void DevicePool::forget(uint32_t segment, const Foreign& cleaned) {
   const std::lock_guard lock(mutex_);
   const auto it = foreign_.find(segment);
-  if (it == foreign_.end() || it->second.use != use) return;
-  release_pieces(it->second);
-  foreign_.erase(it);
+  if (it == foreign_.end() || it->second.use != cleaned.use) return;
+  if (cleaned.withdrawn) {
+    release_pieces(it->second);
+    foreign_.erase(it);
+    return;
+  }
+  std::erase_if(it->second.gone, [&](const Piece& piece) {
+    return std::any_of(cleaned.gone.begin(), cleaned.gone.end(),
+                       [&](const Piece& c) { return c.serial == piece.serial; });
+  });
 }
 
 bool DevicePool::registered(const void* address) const {
@@ -337,25 +368,26 @@ bool DevicePool::still_valid(const Location& location) const {
   const std::lock_guard lock(mutex_);
   const auto it = foreign_.find(location.segment);
   if (it == foreign_.end() || it->second.withdrawn) return false;
-  return same_memory(it->second, location.offset);
+  const Foreign& foreign = it->second;
+  return std::any_of(foreign.pieces.begin(), foreign.pieces.end(), [&](const Piece& piece) {
+    return location.offset >= piece.offset && location.offset - piece.offset < piece.size &&
+           same_piece(foreign, piece, location.offset);
+  });
 }
 
-bool DevicePool::same_memory(const Foreign& foreign, uint64_t offset) const {
+// Whether at `offset`, which lies in the piece, there is what was registered.
+bool DevicePool::same_piece(const Foreign& foreign, const Piece& piece, uint64_t offset) const {
   const RelaxedCapture relaxed(*driver_);
   if (foreign.kind == ChunkKind::kIpc) {
     // NOLINTNEXTLINE(google-runtime-int): the driver's type
     return attribute<unsigned long long>(*driver_, CU_POINTER_ATTRIBUTE_BUFFER_ID, foreign.base) ==
            foreign.buffer_id;
   }
-  for (const Piece& piece : foreign.pieces) {
-    if (offset < piece.offset || offset - piece.offset >= piece.size) continue;
-    CUmemGenericAllocationHandle handle = 0;
-    const auto at = reinterpret_cast<void*>(foreign.base + offset);
-    if (driver_->mem_retain_allocation_handle(&handle, at) != CUDA_SUCCESS) return false;
-    driver_->mem_release(handle);
-    return handle == piece.handle;
-  }
-  return false;
+  CUmemGenericAllocationHandle handle = 0;
+  const auto at = reinterpret_cast<void*>(foreign.base + offset);
+  if (driver_->mem_retain_allocation_handle(&handle, at) != CUDA_SUCCESS) return false;
+  driver_->mem_release(handle);
+  return handle == piece.handle;
 }
 
 Status DevicePool::grant_foreign(uint32_t segment, int other) {

@@ -43,6 +43,12 @@ CUmemAccessDesc access_for(int device) {
   return access;
 }
 
+bool has(const ImportedSegment& segment, const DeviceChunk& chunk) {
+  const auto it = segment.chunks.find(chunk.offset);
+  return it != segment.chunks.end() && it->second.serial == chunk.serial &&
+         it->second.size == chunk.size && it->second.unmapped == nullptr;
+}
+
 // Runs on the janitor's thread. The process may be ending, so nothing is made of failures.
 void unmap(const ImportedSegment& segment) {
   const auto d = driver();
@@ -52,7 +58,9 @@ void unmap(const ImportedSegment& segment) {
     const DeviceGuard guard(local);
     if (guard.status().ok()) (*d)->ipc_close_mem_handle(address);
   }
-  for (const auto& [offset, size] : segment.chunks) (*d)->mem_unmap(segment.base + offset, size);
+  for (const auto& [offset, chunk] : segment.chunks) {
+    if (chunk.unmapped == nullptr) (*d)->mem_unmap(segment.base + offset, chunk.size);
+  }
   if (segment.base != 0) (*d)->mem_address_free(segment.base, segment.reserve);
 }
 
@@ -68,6 +76,32 @@ void ImportedSegment::retire() {
     unmap(old);
     flag->store(true, std::memory_order_release);
   });
+}
+
+bool ImportedSegment::clear(uint64_t offset, uint64_t size, uint64_t serial) {
+  bool done = true;
+  for (auto it = chunks.begin(); it != chunks.end();) {
+    Chunk& chunk = it->second;
+    const bool overlaps = it->first < offset + size && offset < it->first + chunk.size;
+    if (!overlaps || chunk.serial > serial) {
+      ++it;
+      continue;
+    }
+    if (chunk.unmapped == nullptr) {
+      chunk.unmapped = std::make_shared<std::atomic<bool>>(false);
+      run_later([at = base + it->first, bytes = chunk.size, flag = chunk.unmapped] {
+        if (const auto d = driver(); d.ok()) (*d)->mem_unmap(at, bytes);
+        flag->store(true, std::memory_order_release);
+      });
+    }
+    if (chunk.unmapped->load(std::memory_order_acquire)) {
+      it = chunks.erase(it);
+    } else {
+      done = false;
+      ++it;
+    }
+  }
+  return done;
 }
 
 ImportedProcess::~ImportedProcess() {
@@ -137,7 +171,10 @@ ImportAnswer Imports::import_chunk(uint64_t owner, const DeviceChunk& chunk, Uni
   if (kind == ChunkKind::kIpc) {
     static_assert(sizeof segment.ipc == sizeof chunk.ipc);
     std::memcpy(&segment.ipc, chunk.ipc.data(), sizeof segment.ipc);
-  } else if (!segment.chunks.contains(chunk.offset)) {
+  } else if (!has(segment, chunk)) {
+    if (!segment.clear(chunk.offset, chunk.size, chunk.serial)) {
+      return {true, error(Code::kTimeout, "it is unmapping what was there before")};
+    }
     status = import_mapped(**d, chunk, fd, &segment);
     if (!status.ok()) {
       if (fresh) segment.retire();
@@ -202,7 +239,7 @@ Status Imports::import_mapped(const Driver& driver, const DeviceChunk& chunk, co
     ZBCCL_RETURN_IF_CUDA_ERROR(refused, "no GPU of this process reaches it");
     return error(Code::kUnsupported, "no GPU of this process reaches it");
   }
-  segment->chunks[chunk.offset] = chunk.size;
+  segment->chunks[chunk.offset] = {chunk.size, chunk.serial, nullptr};
   log::trace(log::Subsys::kMem, "imported {} bytes at {} of segment {} of {}", chunk.size,
              chunk.offset, chunk.segment, DeviceId{chunk.device}.text());
   return {};
@@ -262,6 +299,12 @@ ImportAnswer Imports::drop_segment(uint64_t owner, const DeviceChunk& dropped) {
   ImportedProcess::Device& device = process->devices[DeviceId{dropped.device}];
   const auto it = device.segments.find(dropped.segment);
   if (it == device.segments.end()) return {};
+  if (dropped.size != 0) {
+    const bool gone = it->second.use != dropped.use ||
+                      it->second.clear(dropped.offset, dropped.size, dropped.serial);
+    return gone ? ImportAnswer{}
+                : ImportAnswer{true, error(Code::kTimeout, "it is unmapping a part")};
+  }
   Status status;
   if (!all_arrived(device, &status)) return {true, error(Code::kTimeout, "a table is written")};
   if (!status.ok()) return {false, status};
@@ -291,7 +334,9 @@ void Imports::device_opened(int local) {
         if (segment.base == 0 || segment.granted.contains(local)) continue;
         const bool all = std::all_of(
             segment.chunks.begin(), segment.chunks.end(), [&, &base = segment.base](const auto& c) {
-              return (*d)->mem_set_access(base + c.first, c.second, &access, 1) == CUDA_SUCCESS;
+              return c.second.unmapped != nullptr ||
+                     (*d)->mem_set_access(base + c.first, c.second.size, &access, 1) ==
+                         CUDA_SUCCESS;
             });
         if (all) segment.granted.insert(local);
       }

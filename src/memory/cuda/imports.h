@@ -32,8 +32,13 @@ struct ImportedSegment {
   memory::ChunkKind kind = memory::ChunkKind::kVmm;
   uint64_t base = 0;  // of the reservation; not for kIpc
   uint64_t reserve = 0;
-  std::map<uint64_t, uint64_t> chunks;  // offset to size
-  std::set<int> granted;                // GPUs of this process that may access all chunks
+  struct Chunk {
+    uint64_t size = 0;
+    uint64_t serial = 0;
+    std::shared_ptr<std::atomic<bool>> unmapped;  // null: it is mapped; true: it is not any more
+  };
+  std::map<uint64_t, Chunk> chunks;  // by offset
+  std::set<int> granted;             // GPUs of this process that may access all chunks
   CUipcMemHandle ipc{};
   std::map<int, uint64_t> opened;  // kIpc: address for each GPU of this process
   // True once what this number meant before is unmapped; null: it meant nothing.
@@ -41,6 +46,9 @@ struct ImportedSegment {
 
   // Hands the mappings to the janitor.
   void retire();
+  // The same for what overlaps [offset, offset + size) and has a serial up to `serial`. True once
+  // that is unmapped.
+  bool clear(uint64_t offset, uint64_t size, uint64_t serial);
 };
 
 class ImportedProcess {

@@ -68,9 +68,10 @@ std::vector<DevicePool::Shown> DevicePool::news_for(const std::shared_ptr<PeerPr
   Shown shown;
   shown.chunk.device = id_.uuid;
   shown.chunk.segment = segment;
-  const auto add = [&](ChunkKind kind, uint64_t offset, uint64_t size,
+  const auto add = [&](ChunkKind kind, uint64_t offset, uint64_t size, uint64_t serial,
                        CUmemGenericAllocationHandle handle) {
     shown.chunk.kind = static_cast<uint32_t>(kind);
+    shown.chunk.serial = serial;
     shown.chunk.offset = offset;
     shown.chunk.size = size;
     shown.handle = handle;
@@ -82,7 +83,7 @@ std::vector<DevicePool::Shown> DevicePool::news_for(const std::shared_ptr<PeerPr
     for (auto& [offset, chunk] : chunks_) {
       if (chunk.serial <= known || chunk.releasing) continue;
       chunk.shown = true;  // from here on the peer may have it, whatever it answers
-      add(ChunkKind::kVmm, offset, chunk.size, chunk.handle);
+      add(ChunkKind::kVmm, offset, chunk.size, chunk.serial, chunk.handle);
     }
     return news;
   }
@@ -97,7 +98,7 @@ std::vector<DevicePool::Shown> DevicePool::news_for(const std::shared_ptr<PeerPr
               shown.chunk.ipc.begin());
   for (const Piece& piece : foreign.pieces) {
     if (piece.serial <= known) continue;
-    add(foreign.kind, piece.offset, piece.size, piece.handle);
+    add(foreign.kind, piece.offset, piece.size, piece.serial, piece.handle);
   }
   return news;
 }
