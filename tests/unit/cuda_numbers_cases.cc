@@ -24,7 +24,7 @@ Operands blank(DataType type, int nranks, size_t count) {
 Operands random_operands(DataType type, int nranks) {
   Operands operands = {{}, kRandomCount};
   for (int k = 0; k < nranks; ++k) {
-    const auto seed = static_cast<uint64_t>(100 * nranks + k);
+    const uint64_t seed = 100 * static_cast<uint64_t>(nranks) + static_cast<uint64_t>(k);
     operands.of_rank.push_back(random_elements(type, kRandomCount, seed));
   }
   return operands;

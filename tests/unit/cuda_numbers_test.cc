@@ -57,7 +57,8 @@ std::vector<Pack> packs_of(const std::vector<Bytes>& blocks) {
 class CudaNumbersTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(CudaNumbersTest, equal_the_host_kernels) {
-  const auto [type, op] = GetParam();
+  const DataType type = GetParam().type;
+  const RedOp op = GetParam().op;
   for (const int nranks : kRankCounts) {
     for (const Operands& operands : operand_sets(type, nranks)) {
       const Bytes expected = host_result(type, op, operands);

@@ -72,7 +72,7 @@ ZBCCL_BOTH double double_of(uint64_t bits) {
 
 template <typename F>
 ZBCCL_BOTH bool is_nan(F v) {
-  return v != v;
+  return v != v;  // NOLINT(misc-redundant-expression)
 }
 
 // --- one IEEE operation, to nearest even ---
