@@ -3,10 +3,10 @@
 
     bench/plot.py FILE... [--out docs]
 
-A file holds a list of rows, or an object whose `rows` is one (as bench/run.py writes). One picture
-is drawn for each operation: bench-OPERATION.png and .svg; one more, bench-fresh, shows what data
-that is written anew before each call costs. Solid lines are zbccl, broken ones the libraries it was
-measured beside, in the same run.
+A file holds a list of rows, or an object whose `rows` is one (as bench/run.py and bench/gpu_run.py
+write). One picture is drawn for each operation: bench-OPERATION.png and .svg of host memory,
+gpu-OPERATION of GPUs; one more, bench-fresh, shows what data that is written anew before each call
+costs. Solid lines are zbccl, broken ones the libraries it was measured beside, in the same run.
 """
 
 from __future__ import annotations
@@ -38,8 +38,16 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 MAIN = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all")
-STYLES = {"zbccl": "-", "gloo": "--", "open_mpi": ":", "copy": "-."}
-NAMES = {"open_mpi": "Open MPI"}
+STYLES = {
+    "zbccl": "-",
+    "gloo": "--",
+    "open_mpi": ":",
+    "copy": "-.",
+    "nccl": "--",
+    "torch two-shot": ":",
+    "torch one-shot": "-.",
+}
+NAMES = {"open_mpi": "Open MPI", "nccl": "NCCL"}
 COLOURS = ("#0b6e99", "#c4681c", "#5b8c2a", "#8a4f9e", "#a02c2c")
 Row = dict[str, Any]
 
@@ -50,7 +58,12 @@ def read_rows(path: Path) -> tuple[list[Row], str]:
     if isinstance(content, list):
         return content, ""
     machine = content.get("machine", {})
-    parts = [machine.get("cpu"), f"{machine.get('cores')} cores", content.get("date", "")[:10]]
+    date = content.get("date", "")[:10]
+    if content.get("device") == "cuda":
+        nccl = f"NCCL {content['versions'].get('nccl')}"
+        parts = [f"{machine.get('gpus')} x {machine.get('gpu')}", nccl, date]
+    else:
+        parts = [machine.get("cpu"), f"{machine.get('cores')} cores", date]
     return content["rows"], ", ".join(str(part) for part in parts if part)
 
 
@@ -113,6 +126,13 @@ def finish(
     return paths
 
 
+def in_series(row: Row) -> bool:
+    """Not what single goals asked for, and of GPUs one type and one kind of memory."""
+    if row.get("device") == "cuda":
+        return bool(row["dtype"] == "bf16" and row["memory"] == "pool")
+    return bool(row.get("part") != "extra" or (row["fresh"] and "gloo" in row["peers"]))
+
+
 def draw(operation: str, rows: list[Row], note: str, out: Path) -> list[Path]:
     series = points_of(rows)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
@@ -135,7 +155,8 @@ def draw(operation: str, rows: list[Row], note: str, out: Path) -> list[Path]:
         right.plot(sizes, [point[2] for point in points], **options)
     titles = [f"{operation}: time, median (µs)", f"{operation}: bus bandwidth, median (GB/s)"]
     sizes_seen = {point[0] for points in series.values() for point in points}
-    path = out / f"bench-{operation.replace('_', '-')}"
+    kind = "gpu" if rows[0].get("device") == "cuda" else "bench"
+    path = out / f"{kind}-{operation.replace('_', '-')}"
     return finish(figure, [left, right], titles, sizes_seen, note, path)
 
 
@@ -170,28 +191,29 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
-    by_operation: dict[str, list[Row]] = defaultdict(list)
+    steady: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     fresh: list[Row] = []
-    notes: list[str] = []
+    notes: dict[str, list[str]] = defaultdict(list)
     for path in arguments.files:
         rows, note = read_rows(path)
-        if note and note not in notes:
-            notes.append(note)
         for row in rows:
-            # What single goals asked for has no place in a series over sizes.
-            if row.get("part") == "extra" and not (row["fresh"] and "gloo" in row["peers"]):
+            if not in_series(row):
                 continue
+            device = row.get("device", "host")
+            if note and note not in notes[device]:
+                notes[device].append(note)
             if row.get("fresh"):
                 fresh.append(row)
             else:
-                by_operation[row["op"]].append(row)
+                steady[device][row["op"]].append(row)
     arguments.out.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
-    for operation, rows in by_operation.items():
-        if operation in MAIN or len(by_operation) == 1:
-            drawn += draw(operation, rows, "; ".join(notes), arguments.out)
-    if any(row["op"] in by_operation for row in fresh):
-        drawn += draw_fresh(by_operation, fresh, "; ".join(notes), arguments.out)
+    for device, by_operation in steady.items():
+        for operation, rows in by_operation.items():
+            if operation in MAIN or len(by_operation) == 1:
+                drawn += draw(operation, rows, "; ".join(notes[device]), arguments.out)
+    if any(row["op"] in steady["host"] for row in fresh):
+        drawn += draw_fresh(steady["host"], fresh, "; ".join(notes["host"]), arguments.out)
     for path in drawn:
         print(f"plot: {path}")
     return 0

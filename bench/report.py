@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Puts the numbers of a bench/run.py file into README.md and docs/performance.md: report.py FILE
+"""Puts the numbers of a bench/run.py file into README.md and docs/performance.md, those of a
+bench/gpu_run.py file into docs/performance-gpu.md: report.py FILE
 
 The tables stand between marks and are written anew each time. What was asked for and what came out
 is printed, too.
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import goals
+import gpu_goals
+import gpu_report
 from cases import OPERATIONS
 from goals import label, number
 
@@ -71,12 +74,25 @@ def replace(path: Path, mark: str, text: str) -> bool:
     return True
 
 
+def report_gpus(record: dict[str, Any], name: str) -> int:
+    found = gpu_goals.results(record)
+    print(goals.as_text(found))
+    page = ROOT / "docs/performance-gpu.md"
+    done = [
+        replace(page, "gpu-goals", goals.as_markdown(found)),
+        replace(page, "gpu-measured", gpu_report.text_of(record, name)),
+    ]
+    return 0 if all(done) else 1
+
+
 def main() -> int:
     if len(sys.argv) != 2:
         print("usage: bench/report.py FILE")
         return 2
     path = Path(sys.argv[1])
     record = json.loads(path.read_text())
+    if record.get("device") == "cuda":
+        return report_gpus(record, path.name)
     steady = [
         row
         for row in record["rows"]

@@ -105,6 +105,8 @@ void add_cuda_options(CLI::App& command, PerfArguments& a) {
   command.add_option("--algorithm", a.algorithm, "cuda: sets ZBCCL_ALGORITHM");
   command.add_option("--max-blocks", a.max_blocks, "cuda: thread blocks that a call may use")
       ->check(CLI::Range(0, 65535));
+  command.add_option("--check-max", a.check_max,
+                     "cuda: check sizes up to this one (the host takes long over gigabytes)");
   command.add_flag("--one-gpu", a.one_gpu, "cuda: all ranks are threads of one process, on GPU 0");
   command.add_flag("--threads", a.threads,
                    "cuda: all ranks are threads of one process, each on its own GPU");

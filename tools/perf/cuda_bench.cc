@@ -57,7 +57,10 @@ class CudaBench {
       nccl_blocks_.emplace(std::max<size_t>(options.max_bytes, sizeof(uint64_t)),
                            DeviceMemoryKind::kPlain, member.device);
     }
-    if (options.check && has_data(options.op)) check_.emplace(control_, options.max_bytes);
+    const size_t checked = options.cuda.check_max > 0
+                               ? std::min(options.cuda.check_max, options.max_bytes)
+                               : options.max_bytes;
+    if (options.check && has_data(options.op)) check_.emplace(control_, checked);
     report_.emplace(options, ranks_, names_of(member.device, nccl_ ? &*nccl_ : nullptr));
     Buffer<double> slowest(1);
     slowest[0] = member.init_ms;
@@ -243,7 +246,7 @@ class CudaBench {
 
   // Collective: wrong elements on all ranks after one call with data of its own.
   std::optional<uint64_t> checked(const Side& side, bool wanted, bool in_graph) {
-    if (!options_.check || !wanted) return std::nullopt;
+    if (!wanted || !is_checked(side)) return std::nullopt;
     if (!has_data(side.variant.spec.op)) return early_leavers(side);
     const uint64_t wrong = check_->wrong(side.variant, stream_, CudaInput::kRandom, ++seed_, [&] {
       if (!in_graph) return side.call();
@@ -261,8 +264,13 @@ class CudaBench {
     *measurement->wrong += checked(side, true, options_.cuda.graph).value_or(0);
   }
 
+  bool is_checked(const Side& side) const {
+    const size_t bytes = side.variant.shape.larger() * side.variant.element;
+    return options_.check && (options_.cuda.check_max == 0 || bytes <= options_.cuda.check_max);
+  }
+
   bool peer_is_right(const Side& side) {
-    if (!options_.check || !has_data(side.variant.spec.op)) return true;
+    if (!is_checked(side) || !has_data(side.variant.spec.op)) return true;
     const uint64_t wrong =
         sum_over_ranks(check_->wrong(side.variant, stream_, CudaInput::kExact, ++seed_, side.call));
     if (wrong != 0 && rank_ == 0) {

@@ -88,6 +88,7 @@ CudaOptions check_cuda_arguments(const PerfArguments& a) {
                                                     {"--register", a.registered},
                                                     {"--algorithm", !a.algorithm.empty()},
                                                     {"--max-blocks", a.max_blocks != 0},
+                                                    {"--check-max", !a.check_max.empty()},
                                                     {"--one-gpu", a.one_gpu},
                                                     {"--threads", a.threads},
                                                     {"--nccl-lib", !a.nccl_library.empty()}};
@@ -114,6 +115,7 @@ CudaOptions check_cuda_arguments(const PerfArguments& a) {
   if (plain) options.memory = DeviceMemoryKind::kPlain;
   if (a.registered) options.memory = DeviceMemoryKind::kRegistered;
   options.max_blocks = a.max_blocks;
+  if (!a.check_max.empty()) options.check_max = parse_bytes("--check-max", a.check_max);
   options.one_gpu = a.one_gpu;
   options.threads = a.threads;
   options.nccl_library = a.nccl_library;

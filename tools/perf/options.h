@@ -26,6 +26,7 @@ struct CudaOptions {
   bool graph = false;  // time replays of a CUDA graph instead of launches one behind the other
   DeviceMemoryKind memory = DeviceMemoryKind::kPool;
   int max_blocks = 0;        // thread blocks of a call; 0: the plan decides
+  size_t check_max = 0;      // larger sizes are not checked; 0: all are
   bool one_gpu = false;      // all ranks are threads of this process on GPU 0
   bool threads = false;      // all ranks are threads of this process, each on a GPU of its own
   std::string nccl_library;  // path; "" to search for it
@@ -81,6 +82,7 @@ struct PerfArguments {
   bool registered = false;
   std::string algorithm;  // what ZBCCL_ALGORITHM is set to; "" leaves it alone
   int max_blocks = 0;
+  std::string check_max;  // "" for no limit
   bool one_gpu = false;
   bool threads = false;
   std::string nccl_library;

@@ -105,6 +105,8 @@ ordered_json to_json(const Row& row, const PerfOptions& options, const DeviceNam
     result["one_gpu"] = options.cuda.one_gpu;
     result["max_blocks"] = options.cuda.max_blocks;
     result["gpu"] = names.gpu;
+    result["cuda_driver"] = names.driver;
+    result["cuda_runtime"] = names.runtime;
     result["nccl"] = names.nccl.empty() ? ordered_json() : ordered_json(names.nccl);
   }
   return result;

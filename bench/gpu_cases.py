@@ -1,0 +1,93 @@
+"""What the GPU benchmark measures, and the commands that do it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+KB, MB, GB = 1 << 10, 1 << 20, 1 << 30
+MAIN = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all")
+OTHERS = (
+    "reduce",
+    "all_gather_v",
+    "reduce_scatter_v",
+    "all_to_all_v",
+    "gather",
+    "scatter",
+    "sendrecv",
+    "barrier",
+)
+# The sizes that goals name.
+KEY_SIZES = (8 * KB, 64 * KB, 256 * KB, MB, 4 * MB, 16 * MB, 64 * MB, 256 * MB)
+OTHER_KEY_SIZES = (8 * KB, 64 * KB, MB, 16 * MB, 256 * MB)
+CHECKED = 16 * MB
+
+
+def powers(first: int, last: int, factor: int) -> tuple[int, ...]:
+    sizes = []
+    while first <= last:
+        sizes.append(first)
+        first *= factor
+    return tuple(sizes)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation over some sizes on some ranks, beside NCCL in the same processes."""
+
+    operation: str
+    ranks: int
+    sizes: tuple[int, ...] = ()  # none for a barrier
+    types: str = "bf16"
+    both_places: bool = False
+    memory: str = ""  # "", "--plain" or "--register"
+    nccl: bool = True
+
+    def command(self, program: Path, seconds: float, output: Path) -> list[str]:
+        words = [str(program), "perf", self.operation, "--device", "cuda", "--graph"]
+        words += ["--ranks", str(self.ranks), "--seconds", str(seconds), "--check"]
+        if self.sizes:
+            words += ["-d", self.types, "--sizes", ",".join(str(size) for size in self.sizes)]
+            words += ["--check-max", str(CHECKED)]
+        words += [] if self.both_places or not self.sizes else ["--out-of-place"]
+        words += [self.memory] if self.memory else []
+        words += ["--compare", "nccl"] if self.nccl else []
+        return [*words, "--json", str(output)]
+
+
+def quick(ranks: int) -> list[Case]:
+    """What the goals name."""
+    return [
+        Case("all_reduce", ranks, KEY_SIZES, both_places=True),
+        *[Case(operation, ranks, OTHER_KEY_SIZES) for operation in MAIN[1:]],
+    ]
+
+
+def full(ranks: int) -> list[Case]:
+    """Every operation from 1 KB to 1 GB; other types and other memory where these matter."""
+    sizes = powers(KB, GB, 2)
+    some = powers(KB, 256 * MB, 4)
+    return [
+        Case("all_reduce", ranks, sizes, both_places=True),
+        *[Case(operation, ranks, sizes) for operation in MAIN[1:]],
+        *[Case(operation, ranks, some) for operation in OTHERS if operation != "barrier"],
+        Case("barrier", ranks),
+        Case("all_reduce", ranks, KEY_SIZES[:6], types="f32,f16,e4m3,i32,f64"),
+        Case("all_reduce", ranks, KEY_SIZES[:6], memory="--plain", nccl=False),
+        Case("all_gather", ranks, KEY_SIZES[:6], memory="--register", nccl=False),
+    ]
+
+
+def sanitized(program: Path, gpus: int) -> list[list[str]]:
+    """Small calls for compute-sanitizer; ranks in processes of their own where there are GPUs."""
+    place = ["--ranks", "2"] if gpus >= 2 else ["--ranks", "2", "--one-gpu"]
+    common = ["--device", "cuda", *place, "-n", "2", "-w", "1", "--check", "--out-of-place"]
+    return [
+        [str(program), "perf", operation, *common, "-d", types, "--sizes", "1000,66000,1000000"]
+        for operation, types in (
+            ("all_reduce", "bf16,i32"),
+            ("reduce_scatter", "f32"),
+            ("all_gather", "u8"),
+            ("all_to_all", "bf16"),
+        )
+    ]
