@@ -22,7 +22,7 @@ namespace {
 
 constexpr std::array kVariables = {
     Variable{"ZBCCL_ALGORITHM", Type::kChoice, "auto",
-             "auto|one_shot|two_shot|two_shot_direct|chunked|pull|push|push_bulk|relay",
+             "auto|one_shot|two_shot|two_shot_direct|chunked|pull|push|push_bulk|relay|inline",
              "Algorithm of collectives on device memory, where it can serve the call; rank 0's "
              "counts."},
     Variable{"ZBCCL_CMA", Type::kBool, "1", "",
@@ -40,6 +40,10 @@ constexpr std::array kVariables = {
     Variable{"ZBCCL_DEVICE_LANDING", Type::kSize, "0", "0..28M",
              "Landing memory of a communicator on its GPU; 0: decided by what the process already "
              "holds there. The least of all ranks counts."},
+    Variable{
+        "ZBCCL_DEVICE_TUNING", Type::kString, "", "",
+        "Thresholds and grids of collectives on device memory, as name=value with commas; rank "
+        "0's count."},
     Variable{"ZBCCL_EPOCH_BASE", Type::kInteger, "0", "0..4294967295",
              "First value of the 32-bit epochs of a communicator; for testing their wrap-around."},
     Variable{"ZBCCL_HOST_ADDRESS", Type::kString, "", "",

@@ -2,20 +2,24 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <string_view>
+#include <utility>
 
 namespace zbccl::plan {
 namespace {
 
 constexpr uint64_t kKiB = 1024;
 constexpr uint64_t kMiB = 1024 * kKiB;
+constexpr uint64_t kGrain = 64 * kKiB;
 constexpr uint64_t kPack = 16;
+constexpr uint64_t kTilePacks = 2;  // of a chunked tile, for each thread
 constexpr int kMaxBlocks = 128;
 constexpr uint32_t kDepth = 3;  // one tile being pushed, one under way, one being reduced
 
-constexpr std::array<const char*, 9> kNames = {"none",    "one_shot", "two_shot", "two_shot_direct",
-                                               "chunked", "pull",     "push",     "push_bulk",
-                                               "relay"};
+constexpr std::array<const char*, 10> kNames = {
+    "none", "one_shot", "two_shot",  "two_shot_direct", "chunked",
+    "pull", "push",     "push_bulk", "relay",           "inline"};
 
 uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 
@@ -47,6 +51,9 @@ bool serves(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTunin
              call.operation == Operation::kReduceScatterV;
     case DeviceAlgorithm::kPush:
     case DeviceAlgorithm::kPushBulk: return !reduces(call.operation);
+    case DeviceAlgorithm::kInline:
+      return !reduces(call.operation) && call.operation != Operation::kAllToAllV &&
+             2 * ceil_div(call.bytes, 8) * 8 <= tuning.inline_bytes;
     case DeviceAlgorithm::kRelay: return call.operation == Operation::kBroadcast && call.nranks > 2;
     default: return false;
   }
@@ -72,12 +79,14 @@ DeviceAlgorithm preferred(const DeviceCall& call, const DeviceTuning& tuning) {
       return fits(DeviceAlgorithm::kOneShot, tuning.scatter_shot_max) ? DeviceAlgorithm::kOneShot
                                                                       : DeviceAlgorithm::kPull;
     case Operation::kBroadcast:
+      if (fits(DeviceAlgorithm::kInline, tuning.inline_max)) return DeviceAlgorithm::kInline;
       if (call.nranks > 2 && call.bytes >= tuning.relay_min) return DeviceAlgorithm::kRelay;
       break;
     // Every rank knows only its own sizes.
     case Operation::kAllToAllV: return DeviceAlgorithm::kPush;
     default: break;
   }
+  if (fits(DeviceAlgorithm::kInline, tuning.inline_max)) return DeviceAlgorithm::kInline;
   return call.bytes >= tuning.bulk_min ? DeviceAlgorithm::kPushBulk : DeviceAlgorithm::kPush;
 }
 
@@ -106,17 +115,60 @@ bool has_poison(DataType type) {
 }
 
 DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
+  const auto ranks = static_cast<uint64_t>(nranks);
   DeviceTuning tuning;
-  // Three slots of a seventh each, and what is left for tiles.
-  tuning.slot_bytes = landing_bytes / 7 / (64 * kKiB) * (64 * kKiB);
-  tuning.tiles_bytes = landing_bytes - 3 * tuning.slot_bytes;
+  // Three poison slots, small blocks of every rank twice, and tiles.
+  tuning.slot_bytes = std::min(landing_bytes / 7 / kGrain * kGrain, 4 * kMiB);
+  tuning.inline_bytes = landing_bytes / 14 / 2 / ranks / 4096 * 4096;
+  tuning.tiles_bytes = landing_bytes - 3 * tuning.slot_bytes - 2 * ranks * tuning.inline_bytes;
   tuning.one_shot_max = nranks <= 2 ? 512 * kKiB : nranks <= 4 ? 256 * kKiB : 64 * kKiB;
   tuning.two_shot_max = 2 * kMiB;
   tuning.two_shot_direct_max = 4 * kMiB;
   tuning.scatter_shot_max = kMiB;
+  tuning.inline_max = 32 * kKiB;
   tuning.bulk_min = kMiB;
   tuning.relay_min = 512 * kKiB;
+  tuning.chunk_blocks = 64;
+  tuning.chunk_threads = nranks <= 4 ? 512 : 256;
+  tuning.pull_blocks = 32;
+  tuning.push_blocks = 64;
+  tuning.bulk_blocks = 64;
+  tuning.relay_blocks = 64;
   return tuning;
+}
+
+bool override_tuning(std::string_view text, DeviceTuning* tuning) {
+  DeviceTuning changed = *tuning;
+  const std::array<std::pair<std::string_view, uint64_t*>, 13> fields = {{
+      {"one_shot_max", &changed.one_shot_max},
+      {"two_shot_max", &changed.two_shot_max},
+      {"two_shot_direct_max", &changed.two_shot_direct_max},
+      {"scatter_shot_max", &changed.scatter_shot_max},
+      {"inline_max", &changed.inline_max},
+      {"bulk_min", &changed.bulk_min},
+      {"relay_min", &changed.relay_min},
+      {"chunk_blocks", &changed.chunk_blocks},
+      {"chunk_threads", &changed.chunk_threads},
+      {"pull_blocks", &changed.pull_blocks},
+      {"push_blocks", &changed.push_blocks},
+      {"bulk_blocks", &changed.bulk_blocks},
+      {"relay_blocks", &changed.relay_blocks},
+  }};
+  while (!text.empty()) {
+    const std::string_view item = text.substr(0, text.find(','));
+    text.remove_prefix(std::min(text.size(), item.size() + 1));
+    const size_t equals = item.find('=');
+    const auto field = std::find_if(fields.begin(), fields.end(), [&](const auto& it) {
+      return it.first == item.substr(0, equals);
+    });
+    if (equals == std::string_view::npos || field == fields.end()) return false;
+    const std::string_view number = item.substr(equals + 1);
+    const auto [end, code] =
+        std::from_chars(number.data(), number.data() + number.size(), *field->second);
+    if (code != std::errc() || end != number.data() + number.size()) return false;
+  }
+  *tuning = changed;
+  return true;
 }
 
 DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning) {
@@ -138,32 +190,41 @@ DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning) {
       break;
     }
     case DeviceAlgorithm::kChunked: {
+      // Fewer threads, and so smaller tiles, where there is little landing memory.
       plan.depth = kDepth;
-      plan.threads = call.nranks <= 4 ? 512 : 256;
-      const auto tile = static_cast<uint64_t>(plan.threads) * 2 * kPack;
-      const uint64_t most = tuning.tiles_bytes / (kDepth * ranks * tile);
-      if (most == 0) {  // little landing memory
-        plan.threads = 128;
-        plan.blocks = limited(tuning.tiles_bytes / (kDepth * ranks * 128 * 2 * kPack), call, 64);
-        break;
+      plan.threads = static_cast<int>(tuning.chunk_threads);
+      const auto tile = [&] { return static_cast<uint64_t>(plan.threads) * kTilePacks * kPack; };
+      while (plan.threads > 128 && tuning.tiles_bytes < 16 * kDepth * ranks * tile()) {
+        plan.threads /= 2;
       }
-      plan.blocks = limited(std::min(most, ceil_div(call.longest, tile)), call, 64);
+      const uint64_t most = tuning.tiles_bytes / (kDepth * ranks * tile());
+      plan.blocks =
+          limited(std::min({most, tuning.chunk_blocks, ceil_div(call.longest, tile())}), call);
       break;
     }
     case DeviceAlgorithm::kPull:
-      plan.blocks = limited(ceil_div(ceil_div(call.longest, kPack), 512), call, 32);
+      plan.blocks =
+          limited(std::min(ceil_div(ceil_div(call.longest, kPack), 512), tuning.pull_blocks), call);
       break;
     case DeviceAlgorithm::kPush:
-      plan.blocks = call.operation == Operation::kAllToAllV
-                        ? limited(64, call)
-                        : limited(ceil_div(call.bytes * ranks, 512 * 4 * kPack), call, 64);
+      plan.blocks =
+          call.operation == Operation::kAllToAllV
+              ? limited(tuning.push_blocks, call)
+              : limited(std::min(ceil_div(call.bytes * ranks, 512 * 4 * kPack), tuning.push_blocks),
+                        call);
       break;
     case DeviceAlgorithm::kPushBulk:
       plan.threads = 256;
-      plan.blocks = limited(ceil_div(call.bytes * ranks, 32 * kKiB), call, 32);
+      plan.blocks =
+          limited(std::min(ceil_div(call.bytes * ranks, 32 * kKiB), tuning.bulk_blocks), call);
       break;
     case DeviceAlgorithm::kRelay:
-      plan.blocks = limited(ceil_div(call.bytes, 512 * 4 * kPack), call, 64);
+      plan.blocks =
+          limited(std::min(ceil_div(call.bytes, 512 * 4 * kPack), tuning.relay_blocks), call);
+      break;
+    case DeviceAlgorithm::kInline:
+      plan.threads = 256;
+      plan.blocks = limited(ceil_div(call.bytes, 256 * 8), call, 32);
       break;
     default: break;
   }

@@ -21,24 +21,39 @@ enum class DeviceAlgorithm : uint8_t {
   kPush,           // stores into the outputs
   kPushBulk,       // the bulk-copy engine does
   kRelay,          // a broadcast whose receivers pass their shares on
+  kInline,         // small blocks beside their epochs, through landing memory: one flight
 };
 const char* algorithm_name(DeviceAlgorithm algorithm);
 std::optional<DeviceAlgorithm> parse_device_algorithm(std::string_view name);
 
 // What the choice depends on besides the call. Rank 0's is used by all.
 struct DeviceTuning {
+  // Landing memory.
   uint64_t slot_bytes = 0;    // of the poison memory's slots
-  uint64_t tiles_bytes = 0;   // of chunked landing memory
+  uint64_t inline_bytes = 0;  // of one rank's small blocks, epochs included
+  uint64_t tiles_bytes = 0;   // of chunked reductions
+  // Up to which sizes what is taken, and from which.
   uint64_t one_shot_max = 0;  // bytes of an all_reduce
   uint64_t two_shot_max = 0;  // of its input, with the sums in landing memory
   uint64_t two_shot_direct_max = 0;
   uint64_t scatter_shot_max = 0;  // bytes of a reduce_scatter's input that goes as kOneShot
+  uint64_t inline_max = 0;        // bytes of a block that goes as kInline
   uint64_t bulk_min = 0;          // bytes of a block that the bulk-copy engine moves
   uint64_t relay_min = 0;         // of a broadcast
+  // Grids.
+  uint64_t chunk_blocks = 0;
+  uint64_t chunk_threads = 0;
+  uint64_t pull_blocks = 0;
+  uint64_t push_blocks = 0;
+  uint64_t bulk_blocks = 0;
+  uint64_t relay_blocks = 0;
   DeviceAlgorithm forced = DeviceAlgorithm::kNone;  // where it can serve the call
 };
 // For H100 and H200 behind NVSwitch (docs/performance.md).
 DeviceTuning device_tuning(int nranks, uint64_t landing_bytes);
+// Replaces values: "chunk_blocks=128,one_shot_max=65536". False, with nothing replaced, for a name
+// or a number that is not understood. Landing memory cannot be replaced.
+bool override_tuning(std::string_view text, DeviceTuning* tuning);
 
 // Landing memory that a team of `nranks` needs at least and uses at most.
 inline constexpr uint64_t kLeastLanding = uint64_t{2} << 20;

@@ -21,7 +21,7 @@ uint64_t landing_share(int device) {
   if (asked > 0) return std::clamp(asked, plan::kLeastLanding, plan::kMostLanding);
   constexpr uint64_t kPromise = uint64_t{30} << 20;
   const uint64_t held = landing_held[device & 63].load();
-  if (held == 0) return plan::kMostLanding - plan::kLeastLanding;
+  if (held == 0) return plan::kMostLanding;
   return held + 2 * plan::kLeastLanding <= kPromise ? 2 * plan::kLeastLanding : plan::kLeastLanding;
 }
 
@@ -39,17 +39,20 @@ Result<std::unique_ptr<Engine>> Engine::create(transport::Team& team,
   engine->tuning_ = plan::device_tuning(team.size(), engine->team_->landing_bytes());
   // Rank 0's settings are everyone's.
   struct Settings {
-    int32_t forced = 0;
+    plan::DeviceTuning tuning;
     int32_t max_blocks = 0;
   };
-  Settings mine;
-  if (const auto forced = plan::parse_device_algorithm(env::get_string("ZBCCL_ALGORITHM"))) {
-    mine.forced = static_cast<int32_t>(*forced);
+  Settings mine = {engine->tuning_, options.max_blocks};
+  const std::string changes = env::get_string("ZBCCL_DEVICE_TUNING");
+  if (!plan::override_tuning(changes, &mine.tuning)) {
+    log::warn(log::Subsys::kEnv, "ZBCCL_DEVICE_TUNING is not understood and left out: {}", changes);
   }
-  mine.max_blocks = options.max_blocks;
+  if (const auto forced = plan::parse_device_algorithm(env::get_string("ZBCCL_ALGORITHM"))) {
+    mine.tuning.forced = *forced;
+  }
   std::vector<Settings> all(static_cast<size_t>(team.size()));
   ZBCCL_RETURN_IF_ERROR(exchange(&mine, all.data(), sizeof mine));
-  engine->tuning_.forced = static_cast<plan::DeviceAlgorithm>(all[0].forced);
+  engine->tuning_ = all[0].tuning;
   engine->max_blocks_ = all[0].max_blocks;
   return engine;
 }

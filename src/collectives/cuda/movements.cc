@@ -76,11 +76,12 @@ Status Engine::move(const Collective& call, cudaStream_t stream) {
   const Parts parts = parts_of(call, rank, nranks);
   const plan::DevicePlan plan = plan_for(call, parts.known, parts.known);
 
-  Operand out;
-  ZBCCL_RETURN_IF_ERROR(open_output(call.recv, out_bytes, &out));
+  Operand out{static_cast<char*>(call.recv), {}, false};
+  const bool lands = plan.algorithm == DeviceAlgorithm::kInline;
+  if (!lands) ZBCCL_RETURN_IF_ERROR(open_output(call.recv, out_bytes, &out));
   PushArgs args;
   args.in = {static_cast<char*>(const_cast<void*>(call.send)), in_bytes};
-  if (collectives::swaps_in_place(call)) {
+  if (collectives::swaps_in_place(call) && !lands) {
     // Peers write over what has not been sent yet, unless a copy is sent.
     ZBCCL_ASSIGN_OR_RETURN(args.in.data, stage(in_bytes));
     ZBCCL_RETURN_IF_CUDA_ERROR(
@@ -96,9 +97,10 @@ Status Engine::move(const Collective& call, cudaStream_t stream) {
   for (int r = 0; r < nranks; ++r) {
     args.from[r] = parts.from[r];
     args.bytes[r] = parts.sends[r];
+    args.to[r] = parts.to[r];
     args.longest = std::max(args.longest, parts.sends[r]);
     Entry entry = entry_for(call, plan, parts.sends[r]);
-    if (out_bytes > 0) {
+    if (out_bytes > 0 && !lands) {
       const Place place = make_place(out.place.high >> 16, base + parts.to[r]);
       entry.out_high = place.high;
       entry.out_low = place.low;
@@ -111,7 +113,12 @@ Status Engine::move(const Collective& call, cudaStream_t stream) {
 
   const TeamView view = team_->view(call.timeout);
   const LaunchShape shape = shape_of(plan, stream);
-  if (plan.algorithm == DeviceAlgorithm::kPushBulk) {
+  if (lands) {
+    ZBCCL_RETURN_IF_CUDA_ERROR(launch_push_inline(view, args, shape), "inline push");
+    for (int r = 0; r < nranks; ++r) {
+      if (r != rank) team_->host().count_landing(parts.gets[r]);
+    }
+  } else if (plan.algorithm == DeviceAlgorithm::kPushBulk) {
     ZBCCL_RETURN_IF_CUDA_ERROR(launch_push_bulk(view, args, shape), "bulk push");
   } else {
     ZBCCL_RETURN_IF_CUDA_ERROR(launch_push(view, args, shape), "push");

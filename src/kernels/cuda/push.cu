@@ -129,14 +129,21 @@ cudaError_t launch_relay(const TeamView& view, const RelayArgs& args, const Laun
   return start(relay, shape, 0, view, args);
 }
 
+static cudaError_t load_relay() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, relay);
+}
 cudaError_t load_push_bulk();
+cudaError_t load_push_inline();
 
 cudaError_t load_pushes() {
   cudaFuncAttributes attributes;
   const cudaError_t code = cudaFuncGetAttributes(&attributes, push);
   if (code != cudaSuccess) return code;
-  const cudaError_t relayed = cudaFuncGetAttributes(&attributes, relay);
-  return relayed != cudaSuccess ? relayed : load_push_bulk();
+  for (const auto load : {load_relay, load_push_bulk, load_push_inline}) {
+    if (const cudaError_t loaded = load(); loaded != cudaSuccess) return loaded;
+  }
+  return cudaSuccess;
 }
 
 }  // namespace zbccl::cuda

@@ -16,6 +16,7 @@ struct PushArgs {
   uint64_t from[kMaxRanks] = {};
   uint64_t bytes[kMaxRanks] = {};
   uint64_t own_to = 0;
+  uint64_t to[kMaxRanks] = {};  // inline: where each rank's block belongs in `out`
   uint64_t longest = 0;      // of all blocks of all ranks that this rank knows of; at least its own
   bool same_source = false;  // every rank gets the same block
 };
@@ -24,6 +25,10 @@ struct PushArgs {
 cudaError_t launch_push(const TeamView& view, const PushArgs& args, const LaunchShape& shape);
 // The bulk-copy engine: few SMs, for large blocks.
 cudaError_t launch_push_bulk(const TeamView& view, const PushArgs& args, const LaunchShape& shape);
+
+// Small blocks through landing memory, every eight bytes beside the epoch: one flight, no fence.
+cudaError_t launch_push_inline(const TeamView& view, const PushArgs& args,
+                               const LaunchShape& shape);
 
 // A broadcast over more than two ranks, large: the root sends every other rank its share, and each
 // passes its share on to the rest.

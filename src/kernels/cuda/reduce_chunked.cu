@@ -62,54 +62,72 @@ __global__ void __launch_bounds__(512)
     const bool peer = tid < nranks && tid != me;
     bool alive = true;
 
+    // All loads of a turn are under way before the first store waits for one.
+    constexpr int kGroup = kRanks <= 8 ? kUnroll : 1;
     const auto push = [&](uint64_t step) {
-      const uint64_t tile = blockIdx.x + step * gridDim.x;
+      const uint64_t first = (blockIdx.x + step * gridDim.x) * ring.tile_packs + tid;
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        const uint64_t in_tile = static_cast<uint64_t>(u) * blockDim.x + tid;
-        const uint64_t i = tile * ring.tile_packs + in_tile;
-        Pack v[kRanks];
+      for (int g = 0; g < kUnroll; g += kGroup) {
+        Pack v[kGroup][kRanks];
 #pragma unroll
-        for (int k = 0; k < kRanks; ++k) {
-          if (k >= nranks || k == me) continue;
-          const Span slice(args.in.data + args.begin[k], args.bytes[k]);
-          if (i < slice.packs()) v[k] = slice.load(i);
+        for (int u = 0; u < kGroup; ++u) {
+          const uint64_t i = first + static_cast<uint64_t>(g + u) * blockDim.x;
+#pragma unroll
+          for (int k = 0; k < kRanks; ++k) {
+            if (k >= nranks || k == me) continue;
+            const Span slice(args.in.data + args.begin[k], args.bytes[k]);
+            if (i < slice.packs()) v[u][k] = slice.load(i);
+          }
         }
 #pragma unroll
-        for (int k = 0; k < kRanks; ++k) {
-          if (k >= nranks || k == me || i * kPackBytes >= args.bytes[k]) continue;
-          store_plain(ring.tile(view, k, me, step) + in_tile * kPackBytes, v[k]);
+        for (int u = 0; u < kGroup; ++u) {
+          const uint64_t in_tile = static_cast<uint64_t>(g + u) * blockDim.x + tid;
+          const uint64_t i = first + static_cast<uint64_t>(g + u) * blockDim.x;
+#pragma unroll
+          for (int k = 0; k < kRanks; ++k) {
+            if (k >= nranks || k == me || i * kPackBytes >= args.bytes[k]) continue;
+            store_plain(ring.tile(view, k, me, step) + in_tile * kPackBytes, v[u][k]);
+          }
         }
       }
     };
     const auto reduce = [&](uint64_t step) {
-      const uint64_t tile = blockIdx.x + step * gridDim.x;
+      const uint64_t first = (blockIdx.x + step * gridDim.x) * ring.tile_packs + tid;
       const Span slice(args.in.data + args.begin[me], args.bytes[me]);
       const Span result(args.out.data + (args.targets != 0 ? args.begin[me] : 0), args.bytes[me]);
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        const uint64_t in_tile = static_cast<uint64_t>(u) * blockDim.x + tid;
-        const uint64_t i = tile * ring.tile_packs + in_tile;
-        if (i >= slice.packs()) continue;
-        Pack v[kRanks];
+      for (int g = 0; g < kUnroll; g += kGroup) {
+        Pack v[kGroup][kRanks];
 #pragma unroll
-        for (int k = 0; k < kRanks; ++k) {
-          if (k >= nranks) continue;
-          v[k] = k == me ? slice.load(i)
-                         : load_volatile(ring.tile(view, me, k, step) + in_tile * kPackBytes);
-        }
-        const Pack sum = reduce_packs<kType, kRanks, kSum>(v, nranks, static_cast<RedOp>(args.op));
-        if (args.targets == 0) {
-          result.store(i, sum);
-          continue;
+        for (int u = 0; u < kGroup; ++u) {
+          const uint64_t in_tile = static_cast<uint64_t>(g + u) * blockDim.x + tid;
+          const uint64_t i = first + static_cast<uint64_t>(g + u) * blockDim.x;
+          if (i >= slice.packs()) continue;
+#pragma unroll
+          for (int k = 0; k < kRanks; ++k) {
+            if (k >= nranks) continue;
+            v[u][k] = k == me ? slice.load(i)
+                              : load_volatile(ring.tile(view, me, k, step) + in_tile * kPackBytes);
+          }
         }
 #pragma unroll
-        for (int k = 0; k < kRanks; ++k) {
-          if (k >= nranks || (args.targets >> k & 1) == 0) continue;
-          if (k == me) {
+        for (int u = 0; u < kGroup; ++u) {
+          const uint64_t i = first + static_cast<uint64_t>(g + u) * blockDim.x;
+          if (i >= slice.packs()) continue;
+          const Pack sum =
+              reduce_packs<kType, kRanks, kSum>(v[u], nranks, static_cast<RedOp>(args.op));
+          if (args.targets == 0) {
             result.store(i, sum);
-          } else {
-            Span(entries.out[k] + args.begin[me], args.bytes[me]).store(i, sum);
+            continue;
+          }
+#pragma unroll
+          for (int k = 0; k < kRanks; ++k) {
+            if (k >= nranks || (args.targets >> k & 1) == 0) continue;
+            if (k == me) {
+              result.store(i, sum);
+            } else {
+              Span(entries.out[k] + args.begin[me], args.bytes[me]).store(i, sum);
+            }
           }
         }
       }

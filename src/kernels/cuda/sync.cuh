@@ -92,9 +92,9 @@ enum Stage : uint32_t { kAtEntry = 0, kAtData, kAtStep, kAtCredit, kAtExit, kAtO
 inline constexpr uint32_t kReported = 0x80000000u;  // in Control::failed: the host has been told
 
 static __device__ __noinline__ void tell_host(const TeamView& view, FailureKind kind, uint32_t rank,
-                                       uint32_t stage, uint32_t epoch, uint64_t expected,
-                                       uint64_t seen, uint32_t code, const uint32_t* mine,
-                                       const uint32_t* theirs) {
+                                              uint32_t stage, uint32_t epoch, uint64_t expected,
+                                              uint64_t seen, uint32_t code, const uint32_t* mine,
+                                              const uint32_t* theirs) {
   volatile FailureRecord* record = view.record;
   record->rank = rank;
   record->epoch = epoch;
@@ -116,9 +116,9 @@ static __device__ __noinline__ void tell_host(const TeamView& view, FailureKind 
 
 // The first failure of this rank: the host and the peers are told, and every wait ends.
 static __device__ __noinline__ void fail(const TeamView& view, FailureKind kind, uint32_t rank,
-                                  uint32_t stage, uint32_t epoch, uint64_t expected, uint64_t seen,
-                                  const uint32_t* mine = nullptr,
-                                  const uint32_t* theirs = nullptr) {
+                                         uint32_t stage, uint32_t epoch, uint64_t expected,
+                                         uint64_t seen, const uint32_t* mine = nullptr,
+                                         const uint32_t* theirs = nullptr) {
   const uint32_t word = static_cast<uint32_t>(kind) | (rank + 1) << 8 | kReported;
   if (atomicCAS_system(&view.control[view.rank]->failed, 0u, word) != 0) return;
   tell_host(view, kind, rank, stage, epoch, expected, seen, 0, mine, theirs);
@@ -218,12 +218,9 @@ __device__ __forceinline__ void send_entry(const TeamView& view, const EntryCall
   const int word = static_cast<int>(threadIdx.x) % kEntryWords;
   if (peer >= view.nranks) return;
   const uint64_t value = reinterpret_cast<const uint32_t*>(&call.entry[peer])[word];
-  uint64_t* const to = &view.control[peer]->entries[turn.epoch & 1][view.rank][word];
-  if (kPublish) {
-    store_release(to, value << 32 | turn.epoch);
-  } else {
-    store_relaxed(to, value << 32 | turn.epoch);
-  }
+  if (kPublish) fence_system();
+  store_relaxed(&view.control[peer]->entries[turn.epoch & 1][view.rank][word],
+                value << 32 | turn.epoch);
 }
 
 // What check_entry() finds out, in shared memory.
@@ -234,7 +231,7 @@ struct Entries {
 };
 
 static __device__ __noinline__ void report_mismatch(const TeamView& view, const EntryCall& call,
-                                             const Turn& turn, const Entries& entries) {
+                                                    const Turn& turn, const Entries& entries) {
   for (int r = 0; r < view.nranks; ++r) {
     const auto* const mine = reinterpret_cast<const uint32_t*>(&call.entry[r]);
     const uint32_t* const theirs = entries.words[r];
@@ -259,7 +256,7 @@ __device__ __forceinline__ bool check_entry(const TeamView& view, const EntryCal
     Waiter waiter(view, turn.epoch);
     uint64_t seen;
     for (;;) {
-      seen = kAcquire ? load_acquire(from) : load_relaxed(from);
+      seen = load_relaxed(from);
       if (static_cast<uint32_t>(seen) == turn.epoch) break;
       if (!waiter.again(static_cast<uint32_t>(peer), kAtEntry, turn.epoch,
                         static_cast<uint32_t>(seen))) {
@@ -274,6 +271,7 @@ __device__ __forceinline__ bool check_entry(const TeamView& view, const EntryCal
     if (word == 2) expected = static_cast<uint32_t>(call.expected[peer]);
     if (word == 3) expected = static_cast<uint32_t>(call.expected[peer] >> 32);
     if (value != expected && wrong == 0) wrong = 1;
+    if (kAcquire) fence_system();
   }
   const int any = __syncthreads_or(wrong);
   if (any == 0) return true;
@@ -307,10 +305,11 @@ __device__ __forceinline__ void meet_at_exit(const TeamView& view, const Turn& t
     const uint32_t* const from = &view.control[view.rank]->exits[blockIdx.x][r];
     Waiter waiter(view, turn.epoch);
     for (;;) {
-      const uint32_t seen = load_acquire(from);
+      const uint32_t seen = load_relaxed(from);
       if (static_cast<int32_t>(seen - turn.epoch) >= 0) break;
       if (!waiter.again(static_cast<uint32_t>(r), kAtExit, turn.epoch, seen)) break;
     }
+    fence_system();
   }
   __syncthreads();
 }

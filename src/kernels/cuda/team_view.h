@@ -74,7 +74,9 @@ struct Control {
 struct ArenaShape {
   size_t poison_offset = 0;  // three slots in turn, all poison until they are written
   size_t slot_bytes = 0;
-  size_t tiles_offset = 0;  // of chunked reductions
+  size_t inline_offset = 0;  // small blocks beside their epochs, by parity and rank
+  size_t inline_bytes = 0;   // of one rank and parity
+  size_t tiles_offset = 0;   // of chunked reductions
   size_t tiles_bytes = 0;
   size_t total = 0;
 };

@@ -17,12 +17,14 @@ namespace {
 
 uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
 
-ArenaShape shape_for(uint64_t landing_bytes) {
-  const plan::DeviceTuning tuning = plan::device_tuning(2, landing_bytes);
+ArenaShape shape_for(int nranks, uint64_t landing_bytes) {
+  const plan::DeviceTuning tuning = plan::device_tuning(nranks, landing_bytes);
   ArenaShape shape;
   shape.poison_offset = round_up(sizeof(Control), 4096);
   shape.slot_bytes = tuning.slot_bytes;
-  shape.tiles_offset = shape.poison_offset + kPoisonSlots * shape.slot_bytes;
+  shape.inline_offset = shape.poison_offset + kPoisonSlots * shape.slot_bytes;
+  shape.inline_bytes = tuning.inline_bytes;
+  shape.tiles_offset = shape.inline_offset + 2 * static_cast<size_t>(nranks) * shape.inline_bytes;
   shape.tiles_bytes = tuning.tiles_bytes;
   shape.total = shape.tiles_offset + shape.tiles_bytes;
   return shape;
@@ -117,7 +119,7 @@ Status DeviceTeam::make_arena(memory::Location* place) {
   const DeviceGuard guard(device_);
   ZBCCL_RETURN_IF_ERROR(guard.status());
   ZBCCL_RETURN_IF_ERROR(load_kernels());
-  view_.shape = shape_for(landing_bytes_);
+  view_.shape = shape_for(size(), landing_bytes_);
   ZBCCL_ASSIGN_OR_RETURN(arena_, pool_->allocate(view_.shape.total, memory::Use::kScratch));
   view_.control[rank()] = static_cast<Control*>(arena_);
   void* words = nullptr;
@@ -158,6 +160,12 @@ Status DeviceTeam::initialise_arena() {
   ZBCCL_RETURN_IF_CUDA_ERROR(cudaMemsetAsync(arena + view_.shape.poison_offset, 0xff,
                                              kPoisonSlots * view_.shape.slot_bytes, side_),
                              "poisoning the landing memory");
+  const std::vector<uint32_t> fresh(
+      (view_.shape.tiles_offset - view_.shape.inline_offset) / sizeof(uint32_t), base);
+  ZBCCL_RETURN_IF_CUDA_ERROR(
+      cudaMemcpyAsync(arena + view_.shape.inline_offset, fresh.data(),
+                      fresh.size() * sizeof(uint32_t), cudaMemcpyHostToDevice, side_),
+      "initialising the landing memory");
   ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(side_), "initialising the arena");
   return {};
 }
@@ -293,7 +301,7 @@ std::string DeviceTeam::describe_call(const uint32_t (&words)[kEntryWords]) cons
   if (has_root(operation)) text += format(" with root {}", words[1] & 0xffff);
   return text + format(", {} on {} blocks",
                        plan::algorithm_name(
-                           static_cast<plan::DeviceAlgorithm>(std::min(words[0] >> 24, 8U))),
+                           static_cast<plan::DeviceAlgorithm>(std::min(words[0] >> 24, 9U))),
                        words[1] >> 16);
 }
 
