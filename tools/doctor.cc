@@ -21,22 +21,25 @@ const char* level_text(Finding::Level level) {
 }
 
 int examine() {
-  bool works = true;
-  const auto print = [&](const std::vector<Finding>& findings) {
+  const auto print = [](const std::vector<Finding>& findings) {
+    bool works = true;
     for (const Finding& finding : findings) {
       fmt::print("{}  {}: {}\n", level_text(finding.level), finding.subject, finding.text);
       std::fflush(stdout);
       works = works && finding.level != Finding::Level::kFail;
     }
+    return works;
   };
-  print(check_software());
-  print(check_system_calls());
-  print(check_limits());
-  print(check_processor());
-  print(check_job());
+  bool works = true;
+  for (const auto check :
+       {check_software, check_system_calls, check_limits, check_processor, check_job}) {
+    works = print(check()) && works;
+  }
+  const bool gpus_work = print(check_gpus());
   fmt::print("{}\n", works ? "The host device works."
                            : "The host device does not work: mend what is marked FAIL.");
-  return works ? kSuccess : kFailure;
+  if (!gpus_work) fmt::print("GPUs cannot be used: mend what is marked FAIL.\n");
+  return works && gpus_work ? kSuccess : kFailure;
 }
 
 }  // namespace

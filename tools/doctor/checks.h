@@ -19,5 +19,10 @@ std::vector<Finding> check_system_calls();  // memory and descriptors shared bet
 std::vector<Finding> check_limits();        // of this user and container
 std::vector<Finding> check_processor();     // cores, instructions, NUMA, pages
 std::vector<Finding> check_job();           // two ranks that really reduce something
+// The CUDA driver, each GPU, which GPUs reach which, NCCL, and ranks on GPUs that really reduce
+// something. A failure is not one of the host device.
+std::vector<Finding> check_gpus();
+// Ranks on `gpus` GPUs, or two on one.
+Finding check_gpu_job(int gpus);
 
 }  // namespace zbccl::tools

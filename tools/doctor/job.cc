@@ -1,16 +1,18 @@
 #include <fcntl.h>
-#include <fmt/core.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "doctor/checks.h"
 #include "launch/program.h"
@@ -72,6 +74,7 @@ std::vector<std::string> own_job_environment() {
   return environment;
 }
 
+// `more` are arguments of zbccl perf, the number of ranks among them.
 Finding run_job(const std::string& subject, const std::vector<std::string>& more, bool registered) {
   const TemporaryFile json;
   if (!json.valid()) {
@@ -81,16 +84,15 @@ Finding run_job(const std::string& subject, const std::vector<std::string>& more
   }
   SpawnOptions options;
   options.program = own_path();
-  options.arguments = {"zbccl", "perf",    "all_reduce", "--ranks",  "2",   "-b",
-                       "64K",   "-e",      "64K",        "-d",       "f32", "-n",
-                       "20",    "--check", "--json",     json.path()};
+  options.arguments = {"zbccl", "perf", "all_reduce", "-b", "64K",     "-e",     "64K",
+                       "-d",    "f32",  "-n",         "20", "--check", "--json", json.path()};
   options.arguments.insert(options.arguments.end(), more.begin(), more.end());
   options.environment = own_job_environment();
   sigprocmask(SIG_SETMASK, nullptr, &options.signals);
   Spawned job = spawn(options);
   if (job.pid < 0) {
     return {Level::kFail, subject,
-            fmt::format("two ranks could not {}: {}", job.what, std::strerror(job.error))};
+            fmt::format("the ranks could not {}: {}", job.what, std::strerror(job.error))};
   }
   std::string errors;
   const bool in_time = read_all(job.err.get(), Clock::now() + kLimit, errors);
@@ -101,22 +103,22 @@ Finding run_job(const std::string& subject, const std::vector<std::string>& more
   }
   if (!in_time) {
     return {Level::kFail, subject,
-            fmt::format("two ranks were not done after {} s; run it by hand with ZBCCL_DEBUG=INFO: "
-                        "zbccl perf all_reduce --ranks 2",
-                        kLimit.count())};
+            fmt::format("the ranks were not done after {} s; run it by hand with ZBCCL_DEBUG=INFO: "
+                        "zbccl perf all_reduce {}",
+                        kLimit.count(), fmt::join(more, " "))};
   }
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
     while (errors.ends_with('\n')) errors.pop_back();
     return {Level::kFail, subject,
-            "two ranks failed; run it by hand with ZBCCL_DEBUG=INFO: zbccl perf all_reduce --ranks "
-            "2\n" +
-                errors};
+            fmt::format("the ranks failed; run it by hand with ZBCCL_DEBUG=INFO: zbccl perf "
+                        "all_reduce {}\n{}",
+                        fmt::join(more, " "), errors)};
   }
   std::ifstream file(json.path());
   const nlohmann::json rows = nlohmann::json::parse(file, nullptr, false);
   if (!rows.is_array() || rows.empty()) {
     return {Level::kFail, subject,
-            "two ranks left no result; run it by hand: zbccl perf all_reduce"};
+            "the ranks left no result; run it by hand: zbccl perf all_reduce"};
   }
   const auto& row = rows.front();
   const auto staged = row.at("staged_bytes").get<uint64_t>();
@@ -133,8 +135,18 @@ Finding run_job(const std::string& subject, const std::vector<std::string>& more
 }  // namespace
 
 std::vector<Finding> check_job() {
-  return {run_job("all_reduce of 2 ranks, registered memory", {}, true),
-          run_job("all_reduce of 2 ranks, plain memory", {"--unregistered"}, false)};
+  const std::vector<std::string> ranks = {"--ranks", "2"};
+  return {
+      run_job("all_reduce of 2 ranks, registered memory", ranks, true),
+      run_job("all_reduce of 2 ranks, plain memory", {"--ranks", "2", "--unregistered"}, false)};
+}
+
+Finding check_gpu_job(int gpus) {
+  std::vector<std::string> arguments = {"--device", "cuda", "--ranks",
+                                        std::to_string(std::max(gpus, 2))};
+  if (gpus < 2) arguments.emplace_back("--one-gpu");
+  const std::string where = gpus < 2 ? "2 ranks on one GPU" : fmt::format("{} GPUs", gpus);
+  return run_job("all_reduce of " + where, arguments, true);
 }
 
 }  // namespace zbccl::tools

@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include <exception>
+#include <string>
 #include <zbccl/zbccl.hpp>
 
 #include "doctor/checks.h"
@@ -42,30 +43,29 @@ Finding check_hwloc() {
   return {Level::kWarn, "hwloc", version.status().message()};
 }
 
-// Only looks whether a driver is there; starts nothing on a GPU.
-Finding check_cuda() {
-  void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-  if (driver == nullptr) {
-    return {Level::kOk, "CUDA driver", "none on this machine; the host device does not need it"};
+// Only looks whether it is there: on one machine nothing needs it.
+Finding check_ucx() {
+  void* library = dlopen("libucp.so.0", RTLD_LAZY | RTLD_LOCAL);
+  if (library == nullptr) {
+    return {Level::kOk, "UCX", "none on this machine; ranks on one machine do not need it"};
   }
-  using GetVersion = int (*)(int*);
-  auto get_version = reinterpret_cast<GetVersion>(dlsym(driver, "cuDriverGetVersion"));
-  int version = 0;
-  const bool known = get_version != nullptr && get_version(&version) == 0 && version > 0;
-  dlclose(driver);
-  if (!known) {
-    return {Level::kWarn, "CUDA driver",
-            "libcuda.so.1 is there, and does not tell its version; compare it with nvidia-smi"};
+  std::string version = "a version that it does not tell";
+  using GetVersion = void (*)(unsigned*, unsigned*, unsigned*);
+  if (auto get = reinterpret_cast<GetVersion>(dlsym(library, "ucp_get_version")); get != nullptr) {
+    unsigned major = 0;
+    unsigned minor = 0;
+    unsigned release = 0;
+    get(&major, &minor, &release);
+    version = fmt::format("{}.{}.{}", major, minor, release);
   }
-  return {Level::kOk, "CUDA driver",
-          fmt::format("for CUDA {}.{}; this build has the host device only", version / 1000,
-                      version % 1000 / 10)};
+  dlclose(library);
+  return {Level::kOk, "UCX", version};
 }
 
 }  // namespace
 
 std::vector<Finding> check_software() {
-  return {check_version(), check_hwloc(), check_gloo(), check_cuda()};
+  return {check_version(), check_hwloc(), check_gloo(), check_ucx()};
 }
 
 }  // namespace zbccl::tools
