@@ -13,13 +13,14 @@ constexpr uint64_t kKiB = 1024;
 constexpr uint64_t kMiB = 1024 * kKiB;
 constexpr uint64_t kGrain = 64 * kKiB;
 constexpr uint64_t kPack = 16;
-constexpr uint64_t kTilePacks = 2;  // of a chunked tile, for each thread
+constexpr uint64_t kTilePacks = 1;  // of a chunked tile, for each thread
+constexpr int kManyBlocks = 64;
 constexpr int kMaxBlocks = 128;
 constexpr uint32_t kDepth = 3;  // one tile being pushed, one under way, one being reduced
 
-constexpr std::array<const char*, 10> kNames = {
-    "none", "one_shot", "two_shot",  "two_shot_direct", "chunked",
-    "pull", "push",     "push_bulk", "relay",           "inline"};
+constexpr std::array<const char*, 11> kNames = {
+    "none", "one_shot",  "two_shot", "two_shot_direct", "chunked", "pull",
+    "push", "push_bulk", "relay",    "inline",          "chain"};
 
 uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 
@@ -80,6 +81,7 @@ DeviceAlgorithm preferred(const DeviceCall& call, const DeviceTuning& tuning) {
                                                                       : DeviceAlgorithm::kPull;
     case Operation::kBroadcast:
       if (fits(DeviceAlgorithm::kInline, tuning.inline_max)) return DeviceAlgorithm::kInline;
+      if (call.nranks > 2 && call.bytes >= tuning.chain_min) return DeviceAlgorithm::kChain;
       if (call.nranks > 2 && call.bytes >= tuning.relay_min) return DeviceAlgorithm::kRelay;
       break;
     // Every rank knows only its own sizes.
@@ -87,7 +89,9 @@ DeviceAlgorithm preferred(const DeviceCall& call, const DeviceTuning& tuning) {
     default: break;
   }
   if (fits(DeviceAlgorithm::kInline, tuning.inline_max)) return DeviceAlgorithm::kInline;
-  return call.bytes >= tuning.bulk_min ? DeviceAlgorithm::kPushBulk : DeviceAlgorithm::kPush;
+  // The bulk-copy engine fills the link with few blocks; with many, stores do it better.
+  const bool few = call.max_blocks > 0 && call.max_blocks < kManyBlocks;
+  return few && call.bytes >= tuning.bulk_min ? DeviceAlgorithm::kPushBulk : DeviceAlgorithm::kPush;
 }
 
 }  // namespace
@@ -125,13 +129,14 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
   tuning.two_shot_max = 2 * kMiB;
   tuning.two_shot_direct_max = 4 * kMiB;
   tuning.scatter_shot_max = kMiB;
-  tuning.inline_max = 32 * kKiB;
+  tuning.inline_max = 64 * kKiB;
   tuning.bulk_min = kMiB;
   tuning.relay_min = 512 * kKiB;
-  tuning.chunk_blocks = 64;
+  tuning.chain_min = 16 * kMiB;
+  tuning.chunk_blocks = 128;
   tuning.chunk_threads = nranks <= 4 ? 512 : 256;
   tuning.pull_blocks = 32;
-  tuning.push_blocks = 64;
+  tuning.push_blocks = 128;
   tuning.bulk_blocks = 64;
   tuning.relay_blocks = 64;
   return tuning;
@@ -139,7 +144,7 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
 
 bool override_tuning(std::string_view text, DeviceTuning* tuning) {
   DeviceTuning changed = *tuning;
-  const std::array<std::pair<std::string_view, uint64_t*>, 13> fields = {{
+  const std::array<std::pair<std::string_view, uint64_t*>, 14> fields = {{
       {"one_shot_max", &changed.one_shot_max},
       {"two_shot_max", &changed.two_shot_max},
       {"two_shot_direct_max", &changed.two_shot_direct_max},
@@ -147,6 +152,7 @@ bool override_tuning(std::string_view text, DeviceTuning* tuning) {
       {"inline_max", &changed.inline_max},
       {"bulk_min", &changed.bulk_min},
       {"relay_min", &changed.relay_min},
+      {"chain_min", &changed.chain_min},
       {"chunk_blocks", &changed.chunk_blocks},
       {"chunk_threads", &changed.chunk_threads},
       {"pull_blocks", &changed.pull_blocks},
@@ -199,12 +205,12 @@ DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning) {
       }
       const uint64_t most = tuning.tiles_bytes / (kDepth * ranks * tile());
       plan.blocks =
-          limited(std::min({most, tuning.chunk_blocks, ceil_div(call.longest, tile())}), call);
+          limited(std::min({most, tuning.chunk_blocks, ceil_div(call.share, tile())}), call);
       break;
     }
     case DeviceAlgorithm::kPull:
       plan.blocks =
-          limited(std::min(ceil_div(ceil_div(call.longest, kPack), 512), tuning.pull_blocks), call);
+          limited(std::min(ceil_div(ceil_div(call.share, kPack), 512), tuning.pull_blocks), call);
       break;
     case DeviceAlgorithm::kPush:
       plan.blocks =
@@ -219,6 +225,10 @@ DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning) {
           limited(std::min(ceil_div(call.bytes * ranks, 32 * kKiB), tuning.bulk_blocks), call);
       break;
     case DeviceAlgorithm::kRelay:
+      plan.blocks = limited(
+          std::min(ceil_div(call.bytes / (ranks - 1), 512 * kPack), tuning.relay_blocks), call);
+      break;
+    case DeviceAlgorithm::kChain:
       plan.blocks =
           limited(std::min(ceil_div(call.bytes, 512 * 4 * kPack), tuning.relay_blocks), call);
       break;

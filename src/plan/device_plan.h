@@ -22,6 +22,7 @@ enum class DeviceAlgorithm : uint8_t {
   kPushBulk,       // the bulk-copy engine does
   kRelay,          // a broadcast whose receivers pass their shares on
   kInline,         // small blocks beside their epochs, through landing memory: one flight
+  kChain,          // a broadcast from neighbour to neighbour
 };
 const char* algorithm_name(DeviceAlgorithm algorithm);
 std::optional<DeviceAlgorithm> parse_device_algorithm(std::string_view name);
@@ -40,6 +41,7 @@ struct DeviceTuning {
   uint64_t inline_max = 0;        // bytes of a block that goes as kInline
   uint64_t bulk_min = 0;          // bytes of a block that the bulk-copy engine moves
   uint64_t relay_min = 0;         // of a broadcast
+  uint64_t chain_min = 0;         // of one that goes from neighbour to neighbour
   // Grids.
   uint64_t chunk_blocks = 0;
   uint64_t chunk_threads = 0;
@@ -64,7 +66,8 @@ struct DeviceCall {
   DataType type = DataType::kF32;
   uint64_t bytes = 0;    // all_reduce, reduce, broadcast: the buffer; reduce_scatter: the whole
                          // input; the others: the largest block that all ranks know of
-  uint64_t longest = 0;  // of a reduction's slices
+  uint64_t longest = 0;  // of a reduction's slices, each of which its owner gets whole (kOneShot)
+  uint64_t share = 0;    // of its slices where all ranks have a part of every result
   int nranks = 1;
   int max_blocks = 0;  // 0: no limit
 };

@@ -111,23 +111,25 @@ Status Engine::check_buffers(const Collective& call) const {
 // A communicator of one rank: the result is the input.
 Status Engine::copy_alone(const Collective& call, cudaStream_t stream) {
   algorithm_ = plan::DeviceAlgorithm::kNone;
-  const size_t bytes = collectives::recv_block(call, 0).bytes;
-  const void* const from = collectives::at(
-      call.send, collectives::send_block(call, 0).offset * (call.send_blocks != nullptr ? 1 : 0));
-  void* const to = collectives::at(
-      call.recv, collectives::recv_block(call, 0).offset * (call.recv_blocks != nullptr ? 1 : 0));
+  const size_t from_at = call.send_blocks != nullptr ? collectives::send_block(call, 0).offset : 0;
+  const size_t to_at = call.recv_blocks != nullptr ? collectives::recv_block(call, 0).offset : 0;
+  const size_t bytes = collectives::payload_bytes(call, 0);
+  const void* const from = collectives::at(call.send, from_at);
+  void* const to = collectives::at(call.recv, to_at);
   if (bytes == 0 || from == to) return {};
   ZBCCL_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream),
                              "copying");
   return {};
 }
 
-plan::DevicePlan Engine::plan_for(const Collective& call, uint64_t bytes, uint64_t longest) {
+plan::DevicePlan Engine::plan_for(const Collective& call, uint64_t bytes, uint64_t longest,
+                                  uint64_t share) {
   plan::DeviceCall what;
   what.operation = call.operation;
   what.type = call.type;
   what.bytes = bytes;
   what.longest = longest;
+  what.share = share;
   what.nranks = team_->size();
   what.max_blocks = call.launch.max_blocks > 0 ? call.launch.max_blocks : max_blocks_;
   const plan::DevicePlan plan = plan::choose(what, tuning_);

@@ -45,7 +45,8 @@ class Engine final : public collectives::DeviceEngine {
   Status check_buffers(const Collective& call) const;
   Status copy_alone(const Collective& call, cudaStream_t stream);
   // The plan of a call, and what the ranks compare of it.
-  plan::DevicePlan plan_for(const Collective& call, uint64_t bytes, uint64_t longest);
+  plan::DevicePlan plan_for(const Collective& call, uint64_t bytes, uint64_t longest = 0,
+                            uint64_t share = 0);
   Entry entry_for(const Collective& call, const plan::DevicePlan& plan, uint64_t bytes) const;
   LaunchShape shape_of(const plan::DevicePlan& plan, cudaStream_t stream) const;
 

@@ -74,7 +74,7 @@ Status Engine::move(const Collective& call, cudaStream_t stream) {
   const size_t in_bytes = collectives::send_bytes(call, rank, nranks);
   const size_t out_bytes = collectives::recv_bytes(call, rank, nranks);
   const Parts parts = parts_of(call, rank, nranks);
-  const plan::DevicePlan plan = plan_for(call, parts.known, parts.known);
+  const plan::DevicePlan plan = plan_for(call, parts.known);
 
   Operand out{static_cast<char*>(call.recv), {}, false};
   const bool lands = plan.algorithm == DeviceAlgorithm::kInline;
@@ -129,8 +129,10 @@ Status Engine::move(const Collective& call, cudaStream_t stream) {
 Status Engine::broadcast(const Collective& call, cudaStream_t stream) {
   const int nranks = team_->size();
   const uint64_t bytes = call.count * type_size(call.type);
-  const plan::DevicePlan plan = plan_for(call, bytes, bytes);
-  if (plan.algorithm != DeviceAlgorithm::kRelay) return move(call, stream);
+  const plan::DevicePlan plan = plan_for(call, bytes);
+  if (plan.algorithm != DeviceAlgorithm::kRelay && plan.algorithm != DeviceAlgorithm::kChain) {
+    return move(call, stream);
+  }
   Operand out;
   ZBCCL_RETURN_IF_ERROR(open_output(call.recv, bytes, &out));
   RelayArgs args;
@@ -138,6 +140,7 @@ Status Engine::broadcast(const Collective& call, cudaStream_t stream) {
   args.out = {out.data, bytes};
   args.bytes = bytes;
   args.root = call.root;
+  args.chain = plan.algorithm == DeviceAlgorithm::kChain;
   for (int r = 0; r < nranks; ++r) {
     Entry entry = entry_for(call, plan, bytes);
     entry.out_high = out.place.high;

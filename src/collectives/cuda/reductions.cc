@@ -24,6 +24,7 @@ void slice(const Collective& call, DeviceAlgorithm algorithm, int nranks, Reduce
       first += args->bytes[r];
     } else if (algorithm == DeviceAlgorithm::kOneShot) {
       const bool whole = call.operation == Operation::kAllReduce || r == call.root;
+      args->begin[r] = 0;
       args->bytes[r] = whole ? call.count * element : 0;
     } else {
       const plan::Range range = plan::chunk_of(call.count, element, r, nranks);
@@ -47,14 +48,12 @@ Status Engine::reduce(const Collective& call, cudaStream_t stream) {
   const bool scatters =
       call.operation == Operation::kReduceScatter || call.operation == Operation::kReduceScatterV;
   ReduceArgs args;
-  // One-shot slices differ; for the choice it is enough to know the longest of either form.
+  // The slices of a one-shot form and of the others.
   slice(call, DeviceAlgorithm::kOneShot, nranks, &args);
-  const uint64_t one_shot_longest = longest_of(args, nranks);
-  plan::DevicePlan plan = plan_for(call, in_bytes, one_shot_longest);
-  if (!scatters && plan.algorithm != DeviceAlgorithm::kOneShot) {
-    slice(call, plan.algorithm, nranks, &args);
-    plan = plan_for(call, in_bytes, longest_of(args, nranks));
-  }
+  const uint64_t longest = longest_of(args, nranks);
+  if (!scatters) slice(call, DeviceAlgorithm::kChunked, nranks, &args);
+  const plan::DevicePlan plan = plan_for(call, in_bytes, longest, longest_of(args, nranks));
+  if (plan.algorithm == DeviceAlgorithm::kOneShot) slice(call, plan.algorithm, nranks, &args);
   args.op = static_cast<uint32_t>(call.op);
   args.depth = plan.depth;
   args.whole =

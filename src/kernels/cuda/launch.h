@@ -21,6 +21,15 @@ struct EntryCall {
   uint64_t expected[kMaxRanks] = {};
 };
 
+// Threads beyond the plan's that kernels of a flight or two have in each block, to watch entries.
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+    inline constexpr int
+    watchers(int nranks) {
+  return (nranks * kEntryWords + 31) / 32 * 32;
+}
+
 struct LaunchShape {
   int blocks = 1;
   int threads = 512;

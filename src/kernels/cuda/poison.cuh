@@ -13,11 +13,12 @@ __device__ __forceinline__ char* poison_slot(const TeamView& view, int rank, uin
          slot * view.shape.slot_bytes;
 }
 
-__device__ __forceinline__ void clear_previous_slot(const TeamView& view, const Turn& turn) {
+// By `stride` threads of the grid together, of which this is number `first`.
+__device__ __forceinline__ void clear_previous_slot(const TeamView& view, const Turn& turn,
+                                                    uint32_t first, uint32_t stride) {
   char* const slot = poison_slot(view, view.rank, (turn.slot + kPoisonSlots - 1) % kPoisonSlots);
   const Pack poison = {{~0u, ~0u, ~0u, ~0u}};
-  const uint32_t stride = gridDim.x * blockDim.x;
-  for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < turn.dirty; i += stride) {
+  for (uint32_t i = first; i < turn.dirty; i += stride) {
     store_plain(slot + static_cast<uint64_t>(i) * kPackBytes, poison);
   }
 }

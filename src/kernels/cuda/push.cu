@@ -16,9 +16,9 @@ __global__ void __launch_bounds__(512)
   __shared__ Entries entries;
   const Turn turn = begin(view);
   if (turn.ok) {
-    if (blockIdx.x == 0) send_entry<true>(view, args.call, turn);
-    clear_previous_slot(view, turn);
-    if (check_entry<true>(view, args.call, turn, &entries)) {
+    if (blockIdx.x == 0) send_entry(view, args.call, turn, static_cast<int>(threadIdx.x));
+    clear_previous_slot(view, turn, blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
+    if (check_entry(view, args.call, turn, &entries)) {
       find_buffers(view, &entries);
       const uint64_t tile_bytes = static_cast<uint64_t>(blockDim.x) * kUnroll * kPackBytes;
       const uint64_t tiles = (args.longest + tile_bytes - 1) / tile_bytes;
@@ -46,14 +46,14 @@ __global__ void __launch_bounds__(512)
   __shared__ Entries entries;
   const Turn turn = begin(view);
   if (turn.ok) {
-    if (blockIdx.x == 0) send_entry<true>(view, args.call, turn);
-    clear_previous_slot(view, turn);
-    bool alive = check_entry<true>(view, args.call, turn, &entries);
+    if (blockIdx.x == 0) send_entry(view, args.call, turn, static_cast<int>(threadIdx.x));
+    clear_previous_slot(view, turn, blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
+    bool alive = check_entry(view, args.call, turn, &entries);
     if (alive) {
       find_buffers(view, &entries);
       const int me = view.rank;
       const int tid = static_cast<int>(threadIdx.x);
-      const uint64_t tile_bytes = static_cast<uint64_t>(blockDim.x) * kUnroll * kPackBytes;
+      const uint64_t tile_bytes = static_cast<uint64_t>(blockDim.x) * kPackBytes;
       const auto owners = static_cast<uint64_t>(view.nranks - 1);
       // A share is a number of whole tiles; the rank `i` places after the root has the i-th.
       const uint64_t tiles = (args.bytes + tile_bytes - 1) / tile_bytes;
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(512)
           for (uint64_t i = 0; i < owners; ++i) {
             const uint64_t at = place(i, s);
             if (part(at) == 0) continue;
-            copy_tile<kUnroll>(entries.out[owner(i)] + at, args.in.data + at, part(at));
+            copy_tile<1>(entries.out[owner(i)] + at, args.in.data + at, part(at));
           }
           __syncthreads();
           if (tid < view.nranks && tid != me) {
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(512)
         if (args.in.data != args.out.data) {
           for (uint64_t at = blockIdx.x * tile_bytes; at < args.bytes;
                at += gridDim.x * tile_bytes) {
-            copy_tile<kUnroll>(args.out.data + at, args.in.data + at, part(at));
+            copy_tile<1>(args.out.data + at, args.in.data + at, part(at));
           }
         }
       } else {
@@ -95,21 +95,68 @@ __global__ void __launch_bounds__(512)
         for (uint64_t s = 0; alive && s < steps; ++s) {
           bool came = true;
           if (tid == 0) {
-            const uint64_t* const word = &view.control[me]->steps[blockIdx.x][args.root];
-            for (;;) {
-              const uint64_t seen = load_acquire(word);
-              if (static_cast<int64_t>(seen - (base | (s + 1))) >= 0) break;
-              came = waiter.again(static_cast<uint32_t>(args.root), kAtStep, base | (s + 1), seen);
-              if (!came) break;
-            }
+            came = await_step(waiter, &view.control[me]->steps[blockIdx.x][args.root],
+                              base | (s + 1), args.root, kAtStep);
           }
           alive = __syncthreads_and(came) != 0;
           const uint64_t at = place(mine, s);
           if (!alive || part(at) == 0) continue;
           for (uint64_t i = 1; i < owners; ++i) {
             const int to = owner((mine + i) % owners);
-            copy_tile<kUnroll>(entries.out[to] + at, args.out.data + at, part(at));
+            copy_tile<1>(entries.out[to] + at, args.out.data + at, part(at));
           }
+        }
+      }
+      if (alive) meet_at_exit(view, turn);
+    }
+  }
+  __syncthreads();
+  end(view, turn, 0);
+}
+
+// Each tile comes from the rank before, unless this is the root, and goes to the rank behind,
+// unless this is the last.
+__global__ void __launch_bounds__(512)
+    chain(const __grid_constant__ TeamView view, const __grid_constant__ RelayArgs args) {
+  __shared__ Entries entries;
+  const Turn turn = begin(view);
+  if (turn.ok) {
+    if (blockIdx.x == 0) send_entry(view, args.call, turn, static_cast<int>(threadIdx.x));
+    clear_previous_slot(view, turn, blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
+    bool alive = check_entry(view, args.call, turn, &entries);
+    if (alive) {
+      find_buffers(view, &entries);
+      const int me = view.rank;
+      const int before = (me + view.nranks - 1) % view.nranks;
+      const int behind = (me + 1) % view.nranks;
+      const bool is_root = me == args.root;
+      const bool is_last = behind == args.root;
+      const uint64_t base = static_cast<uint64_t>(turn.epoch) << 32;
+      const uint64_t tile = static_cast<uint64_t>(blockDim.x) * kUnroll * kPackBytes;
+      Waiter waiter(view, turn.epoch);
+      uint64_t step = 0;
+      for (uint64_t at = blockIdx.x * tile; alive && at < args.bytes; at += gridDim.x * tile) {
+        ++step;
+        if (!is_root) {
+          bool came = true;
+          if (threadIdx.x == 0) {
+            came = await_step(waiter, &view.control[me]->steps[blockIdx.x][before], base | step,
+                              before, kAtStep);
+          }
+          alive = __syncthreads_and(came) != 0;
+          if (!alive) break;
+        }
+        const uint64_t bytes = min(tile, args.bytes - at);
+        const char* const from = (is_root ? args.in.data : args.out.data) + at;
+        if (!is_last) {
+          copy_tile<kUnroll>(entries.out[behind] + at, from, bytes);
+          __syncthreads();
+          if (threadIdx.x == 0) {
+            store_release(&view.control[behind]->steps[blockIdx.x][me], base | step);
+          }
+        }
+        if (is_root && args.in.data != args.out.data) {
+          copy_tile<kUnroll>(args.out.data + at, from, bytes);
         }
       }
       if (alive) meet_at_exit(view, turn);
@@ -126,12 +173,13 @@ cudaError_t launch_push(const TeamView& view, const PushArgs& args, const Launch
 }
 
 cudaError_t launch_relay(const TeamView& view, const RelayArgs& args, const LaunchShape& shape) {
-  return start(relay, shape, 0, view, args);
+  return start(args.chain ? chain : relay, shape, 0, view, args);
 }
 
 static cudaError_t load_relay() {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, relay);
+  const cudaError_t code = cudaFuncGetAttributes(&attributes, relay);
+  return code != cudaSuccess ? code : cudaFuncGetAttributes(&attributes, chain);
 }
 cudaError_t load_push_bulk();
 cudaError_t load_push_inline();

@@ -30,14 +30,16 @@ cudaError_t launch_push_bulk(const TeamView& view, const PushArgs& args, const L
 cudaError_t launch_push_inline(const TeamView& view, const PushArgs& args,
                                const LaunchShape& shape);
 
-// A broadcast over more than two ranks, large: the root sends every other rank its share, and each
-// passes its share on to the rest.
+// A broadcast over more than two ranks: the root sends every other rank its share, and each passes
+// its share on to the rest; or, the largest, everything goes down a chain of neighbours, whose
+// links carry a little more.
 struct RelayArgs {
   EntryCall call;
   Buffer in;   // of the root
   Buffer out;  // of `bytes` bytes
   uint64_t bytes = 0;
   int root = 0;
+  bool chain = false;  // every rank passes everything on to the next
 };
 cudaError_t launch_relay(const TeamView& view, const RelayArgs& args, const LaunchShape& shape);
 

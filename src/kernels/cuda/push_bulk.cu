@@ -134,9 +134,9 @@ __global__ void __launch_bounds__(256)
   __shared__ Entries entries;
   const Turn turn = begin(view);
   if (turn.ok) {
-    if (blockIdx.x == 0) send_entry<true>(view, args.call, turn);
-    clear_previous_slot(view, turn);
-    if (check_entry<true>(view, args.call, turn, &entries)) {
+    if (blockIdx.x == 0) send_entry(view, args.call, turn, static_cast<int>(threadIdx.x));
+    clear_previous_slot(view, turn, blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
+    if (check_entry(view, args.call, turn, &entries)) {
       find_buffers(view, &entries);
       const Plan plan = {view, args, entries, args.same_source ? 1 : view.nranks};
       if (threadIdx.x == 0) move_tiles(plan, ring, arrived);

@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(256)
   const uint64_t first = blockIdx.x * blockDim.x + threadIdx.x;
   const uint64_t stride = gridDim.x * blockDim.x;
   if (turn.ok) {
-    if (blockIdx.x == 0) send_entry<false>(view, args.call, turn);
+    if (blockIdx.x == 0) send_entry(view, args.call, turn, static_cast<int>(threadIdx.x));
     for (int step = 1; step < view.nranks; ++step) {
       const int k = (me + step) % view.nranks;
       char* const area = inline_area(view, k, turn.epoch, me);
@@ -64,11 +64,11 @@ __global__ void __launch_bounds__(256)
                        load_unit(args.in.data + args.from[k], args.bytes[k], i, turn.epoch));
       }
     }
-    clear_previous_slot(view, turn);
+    clear_previous_slot(view, turn, blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
     // In place, a block that is still to be sent may not be overwritten: every thread has sent its
     // part of every block when the barrier in here is over, and other threads' parts are not its
     // own to write.
-    if (check_entry<false>(view, args.call, turn, &entries)) {
+    if (check_entry(view, args.call, turn, &entries)) {
       char* const own = args.out.data + args.own_to;
       const char* const source = args.in.data + args.from[me];
       if (own != source) {

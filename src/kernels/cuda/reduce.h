@@ -39,10 +39,9 @@ cudaError_t launch_chunked(const TeamView& view, const ReduceArgs& args, DataTyp
 cudaError_t launch_pull(const TeamView& view, const ReduceArgs& args, DataType type,
                         const LaunchShape& shape);
 
-// Bytes that one tile of launch_chunked() has in a grid of `threads` threads a block.
-inline constexpr uint32_t chunk_tile_bytes(int threads) {
-  return static_cast<uint32_t>(threads) * 2 * kPackBytes;
-}
+// Packs of a tile of launch_chunked() for each thread of a block. Tiles of two packs, in half as
+// large a grid, are slower (docs/performance.md).
+inline constexpr int kTilePacks = 1;
 
 // Makes every kernel resident, so that none is loaded while another waits.
 cudaError_t load_reductions();

@@ -12,7 +12,7 @@
 namespace zbccl::cuda {
 namespace {
 
-constexpr int kUnroll = 2;  // packs of a tile for each thread
+constexpr int kUnroll = kTilePacks;
 
 struct Ring {
   uint64_t tile_packs;
@@ -28,16 +28,6 @@ struct Ring {
   }
 };
 
-// Waits until the word that rank `r` keeps for this block has come to `step` of this operation.
-__device__ __forceinline__ bool await_step(Waiter& waiter, const uint64_t* word, uint64_t wanted,
-                                           int r, Stage stage) {
-  for (;;) {
-    const uint64_t seen = load_acquire(word);
-    if (static_cast<int64_t>(seen - wanted) >= 0) return true;
-    if (!waiter.again(static_cast<uint32_t>(r), stage, wanted, seen)) return false;
-  }
-}
-
 template <DataType kType, int kTeam, bool kSum>
 __global__ void __launch_bounds__(512)
     chunked(const __grid_constant__ TeamView view, const __grid_constant__ ReduceArgs args) {
@@ -48,7 +38,7 @@ __global__ void __launch_bounds__(512)
   const int nranks = kTeam != 0 ? kTeam : view.nranks;
   const int tid = static_cast<int>(threadIdx.x);
   if (turn.ok) {
-    if (blockIdx.x == 0) send_entry<true>(view, args.call, turn);
+    if (blockIdx.x == 0) send_entry(view, args.call, turn, static_cast<int>(threadIdx.x));
     const Ring ring = {static_cast<uint64_t>(blockDim.x) * kUnroll, args.depth};
     uint64_t longest = 0;
     for (int k = 0; k < nranks; ++k) longest = max(longest, args.bytes[k]);
@@ -136,7 +126,7 @@ __global__ void __launch_bounds__(512)
     // The first tiles may go before anybody's call is known: they land in the library's memory,
     // which every rank has left by now.
     if (steps > 0) push(0);
-    alive = check_entry<true>(view, args.call, turn, &entries);
+    alive = check_entry(view, args.call, turn, &entries);
     if (alive) {
       find_buffers(view, &entries);
       if (peer) store_release(&view.control[tid]->steps[blockIdx.x][me], base | 1);
@@ -162,7 +152,7 @@ __global__ void __launch_bounds__(512)
         store_relaxed(&view.control[tid]->credits[blockIdx.x][me], base | s);
       }
     }
-    clear_previous_slot(view, turn);
+    clear_previous_slot(view, turn, blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
     if (alive) meet_at_exit(view, turn);
   }
   __syncthreads();

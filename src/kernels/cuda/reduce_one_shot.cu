@@ -8,72 +8,92 @@
 namespace zbccl::cuda {
 namespace {
 
-template <DataType kType, int kTeam, bool kSum>
-__global__ void __launch_bounds__(512)
-    one_shot(const __grid_constant__ TeamView view, const __grid_constant__ ReduceArgs args) {
+// This worker's part of what the rank gives to everybody.
+template <DataType kType, int kTeam, int kRanks>
+__device__ __forceinline__ void give(const TeamView& view, const ReduceArgs& args, const Turn& turn,
+                                     const Crew& crew, int nranks) {
   using V = Vec<kType>;
+  char* slots[kRanks];
+#pragma unroll
+  for (int k = 0; k < kRanks; ++k) {
+    if (k < nranks) slots[k] = poison_slot(view, k, turn.slot);
+  }
+  const auto me = static_cast<uint64_t>(view.rank);
+  if (args.whole) {
+    const Span in(args.in.data, args.in.bytes);
+    const uint64_t packs = in.packs();
+    for (uint64_t i = crew.first; i < packs; i += crew.stride) {
+      const Pack v = V::without_poison(in.load(i));
+#pragma unroll
+      for (int k = 0; k < kRanks; ++k) {
+        if (k < nranks) store_volatile(slots[k] + (me * packs + i) * kPackBytes, v);
+      }
+    }
+    return;
+  }
+#pragma unroll
+  for (int k = 0; k < kRanks; ++k) {
+    if (k >= nranks) continue;
+    const Span in(args.in.data + args.begin[k], args.bytes[k]);
+    const uint64_t packs = in.packs();
+    for (uint64_t i = crew.first; i < packs; i += crew.stride) {
+      store_volatile(slots[k] + (me * packs + i) * kPackBytes, V::without_poison(in.load(i)));
+    }
+  }
+}
+
+template <DataType kType, int kTeam, bool kSum>
+__global__ void __launch_bounds__(640)
+    one_shot(const __grid_constant__ TeamView view, const __grid_constant__ ReduceArgs args) {
   constexpr int kRanks = kTeam != 0 ? kTeam : kMaxRanks;
   __shared__ Entries entries;
   const Turn turn = begin(view);
   const int me = view.rank;
   const int nranks = kTeam != 0 ? kTeam : view.nranks;
-  const uint64_t first = blockIdx.x * blockDim.x + threadIdx.x;
-  const uint64_t stride = gridDim.x * blockDim.x;
-  const Span mine(nullptr, args.bytes[me]);
+  const Crew crew(nranks);
+  const Span out(args.out.data, args.bytes[me]);
+  const uint64_t packs = out.packs();
   if (turn.ok) {
-    if (blockIdx.x == 0) send_entry<false>(view, args.call, turn);
-    char* slots[kRanks];
-#pragma unroll
-    for (int k = 0; k < kRanks; ++k) {
-      if (k < nranks) slots[k] = poison_slot(view, k, turn.slot);
-    }
-    if (args.whole) {
-      const Span in(args.in.data, args.in.bytes);
-      const uint64_t place = static_cast<uint64_t>(me) * in.packs();
-      for (uint64_t i = first; i < in.packs(); i += stride) {
-        const Pack v = V::without_poison(in.load(i));
-#pragma unroll
-        for (int k = 0; k < kRanks; ++k) {
-          if (k < nranks) store_volatile(slots[k] + (place + i) * kPackBytes, v);
-        }
+    const char* const landed = poison_slot(view, me, turn.slot);
+    Waiter waiter(view, turn.epoch);
+    Pack v[kRanks];
+    int wrong = 0;
+    bool alive = crew.works && crew.first < packs;
+    if (crew.works) {
+      give<kType, kTeam, kRanks>(view, args, turn, crew, nranks);
+      clear_previous_slot(view, turn, crew.first, crew.stride);
+      if (alive) {
+        alive = await_packs<kType>(waiter, landed + crew.first * kPackBytes, packs * kPackBytes,
+                                   nranks, -1, v);
       }
     } else {
-#pragma unroll
-      for (int k = 0; k < kRanks; ++k) {
-        if (k >= nranks) continue;
-        const Span in(args.in.data + args.begin[k], args.bytes[k]);
-        const uint64_t place = static_cast<uint64_t>(me) * in.packs();
-        for (uint64_t i = first; i < in.packs(); i += stride) {
-          store_volatile(slots[k] + (place + i) * kPackBytes, V::without_poison(in.load(i)));
-        }
-      }
+      if (blockIdx.x == 0) send_entry(view, args.call, turn, crew.thread);
+      wrong = watch_entry(view, args.call, turn, &entries, crew.thread);
     }
-    clear_previous_slot(view, turn);
-    if (check_entry<false>(view, args.call, turn, &entries)) {
-      const Span out(args.out.data, args.bytes[me]);
-      const char* const landed = poison_slot(view, me, turn.slot);
-      Waiter waiter(view, turn.epoch);
-      for (uint64_t i = first; i < out.packs(); i += stride) {
-        Pack packs[kRanks];
-        if (!await_packs<kType>(waiter, landed + i * kPackBytes, out.packs() * kPackBytes, nranks,
-                                -1, packs)) {
-          break;
-        }
-        out.store(i, reduce_packs<kType, kRanks, kSum>(packs, nranks, static_cast<RedOp>(args.op)));
+    // The first pack of each thread is there about when the entries are; nothing is written before
+    // both.
+    if (agree(view, args.call, turn, entries, wrong)) {
+      for (uint64_t i = crew.first; alive;) {
+        out.store(i, reduce_packs<kType, kRanks, kSum>(v, nranks, static_cast<RedOp>(args.op)));
+        i += crew.stride;
+        alive = i < packs && await_packs<kType>(waiter, landed + i * kPackBytes, packs * kPackBytes,
+                                                nranks, -1, v);
       }
     }
   }
   __syncthreads();
-  end(view, turn, static_cast<uint32_t>(mine.packs() * nranks));
+  end(view, turn, static_cast<uint32_t>(packs * nranks));
 }
 
 }  // namespace
 
 cudaError_t launch_one_shot(const TeamView& view, const ReduceArgs& args, DataType type,
                             const LaunchShape& shape) {
+  LaunchShape crewed = shape;
+  crewed.threads += watchers(view.nranks);
   return choose_instance<true>(type, view.nranks, static_cast<RedOp>(args.op),
                                [&]<DataType kType, int kTeam, bool kSum>() {
-                                 return start(one_shot<kType, kTeam, kSum>, shape, 0, view, args);
+                                 return start(one_shot<kType, kTeam, kSum>, crewed, 0, view, args);
                                });
 }
 

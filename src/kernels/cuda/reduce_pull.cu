@@ -18,9 +18,9 @@ __global__ void __launch_bounds__(512)
   const int me = view.rank;
   const int nranks = kTeam != 0 ? kTeam : view.nranks;
   if (turn.ok) {
-    if (blockIdx.x == 0) send_entry<true>(view, args.call, turn);
-    clear_previous_slot(view, turn);
-    if (check_entry<true>(view, args.call, turn, &entries)) {
+    if (blockIdx.x == 0) send_entry(view, args.call, turn, static_cast<int>(threadIdx.x));
+    clear_previous_slot(view, turn, blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
+    if (check_entry(view, args.call, turn, &entries)) {
       find_buffers(view, &entries);
       const Span out(args.out.data, args.bytes[me]);
       const uint64_t packs = out.packs();

@@ -9,8 +9,20 @@
 namespace zbccl::cuda {
 namespace {
 
+// The packs of the input and of its slices.
+struct Parts {
+  uint64_t packs;  // of the input
+  uint64_t part;   // of a slice; the last ones may have fewer
+  __device__ __forceinline__ Parts(uint64_t all, int nranks)
+      : packs(all), part((all + nranks - 1) / nranks) {}
+  __device__ __forceinline__ uint64_t at(int rank, uint64_t i) const {
+    return static_cast<uint64_t>(rank) * part + i;
+  }
+  __device__ __forceinline__ uint64_t slot() const { return part * kPackBytes; }
+};
+
 template <DataType kType, int kTeam, bool kSum>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(640)
     two_shot(const __grid_constant__ TeamView view, const __grid_constant__ ReduceArgs args) {
   using V = Vec<kType>;
   constexpr int kRanks = kTeam != 0 ? kTeam : kMaxRanks;
@@ -18,55 +30,57 @@ __global__ void __launch_bounds__(512)
   const Turn turn = begin(view);
   const int me = view.rank;
   const int nranks = kTeam != 0 ? kTeam : view.nranks;
-  const uint64_t first = blockIdx.x * blockDim.x + threadIdx.x;
-  const uint64_t stride = gridDim.x * blockDim.x;
+  const Crew crew(nranks);
   const Span in(args.in.data, args.in.bytes);
   const Span out(args.out.data, args.in.bytes);
-  const uint64_t packs = in.packs();
-  const uint64_t part = (packs + nranks - 1) / nranks;  // packs of a slice
-  const uint64_t sums = part * nranks;                  // where the sums begin
+  const Parts parts(in.packs(), nranks);
+  const uint64_t sums = parts.part * nranks;  // where the sums begin in a slot
   if (turn.ok) {
-    if (blockIdx.x == 0) {
-      if (args.direct) {
-        send_entry<true>(view, args.call, turn);
-      } else {
-        send_entry<false>(view, args.call, turn);
-      }
-    }
     char* slots[kRanks];
 #pragma unroll
     for (int k = 0; k < kRanks; ++k) {
       if (k < nranks) slots[k] = poison_slot(view, k, turn.slot);
     }
-    for (uint64_t i = first; i < part; i += stride) {
-      Pack v[kRanks];
+    const char* const landed = poison_slot(view, me, turn.slot);
+    const auto mine = parts.at(me, 0) < parts.packs ? min(parts.part, parts.packs - parts.at(me, 0))
+                                                    : uint64_t{0};  // packs that this rank reduces
+    Waiter waiter(view, turn.epoch);
+    Pack v[kRanks];
+    int wrong = 0;
+    bool alive = true;
+    if (crew.works) {
+      for (uint64_t i = crew.first; i < parts.part; i += crew.stride) {
 #pragma unroll
-      for (int k = 0; k < kRanks; ++k) {
-        const uint64_t at = static_cast<uint64_t>(k) * part + i;
-        if (k < nranks && at < packs) v[k] = V::without_poison(in.load(at));
-      }
+        for (int k = 0; k < kRanks; ++k) {
+          if (k < nranks && parts.at(k, i) < parts.packs) {
+            v[k] = V::without_poison(in.load(parts.at(k, i)));
+          }
+        }
 #pragma unroll
-      for (int k = 0; k < kRanks; ++k) {
-        const uint64_t at = static_cast<uint64_t>(k) * part + i;
-        if (k < nranks && at < packs) {
-          store_volatile(slots[k] + (static_cast<uint64_t>(me) * part + i) * kPackBytes, v[k]);
+        for (int k = 0; k < kRanks; ++k) {
+          if (k < nranks && parts.at(k, i) < parts.packs) {
+            store_volatile(slots[k] + parts.at(me, i) * kPackBytes, v[k]);
+          }
         }
       }
+      if (crew.first < mine) {
+        alive = await_packs<kType>(waiter, landed + crew.first * kPackBytes, parts.slot(), nranks,
+                                   -1, v);
+      }
+    } else {
+      if (blockIdx.x == 0) send_entry(view, args.call, turn, crew.thread);
+      wrong = watch_entry(view, args.call, turn, &entries, crew.thread);
     }
-    const bool agreed = check_entry<true>(view, args.call, turn, &entries);
+    const bool agreed = agree(view, args.call, turn, entries, wrong);
     if (agreed && args.direct) find_buffers(view, &entries);
-    if (agreed) {
-      const char* const landed = poison_slot(view, me, turn.slot);
-      Waiter waiter(view, turn.epoch);
-      bool alive = true;
-      for (uint64_t i = first; alive && i < part; i += stride) {
-        const uint64_t at = static_cast<uint64_t>(me) * part + i;
-        if (at >= packs) break;
-        Pack v[kRanks];
-        alive =
-            await_packs<kType>(waiter, landed + i * kPackBytes, part * kPackBytes, nranks, -1, v);
-        if (!alive) break;
+    if (agreed && crew.works) {
+      for (uint64_t i = crew.first; alive && i < mine; i += crew.stride) {
+        if (i != crew.first) {
+          alive = await_packs<kType>(waiter, landed + i * kPackBytes, parts.slot(), nranks, -1, v);
+          if (!alive) break;
+        }
         const Pack sum = reduce_packs<kType, kRanks, kSum>(v, nranks, static_cast<RedOp>(args.op));
+        const uint64_t at = parts.at(me, i);
 #pragma unroll
         for (int k = 0; k < kRanks; ++k) {
           if (k >= nranks || k == me) continue;
@@ -78,26 +92,21 @@ __global__ void __launch_bounds__(512)
         }
         out.store(at, sum);
       }
-      clear_previous_slot(view, turn);
-      if (args.direct) {
-        meet_at_exit(view, turn);
-      } else if (alive) {
-        for (uint64_t i = first; i < part; i += stride) {
-          Pack v[kRanks];
-          // The last slices may be short of packs, and stay poison there.
-          int present = nranks;
-          while (present > 0 && (present - 1) * part + i >= packs) --present;
-          if (!await_packs<kType>(waiter, landed + (sums + i) * kPackBytes, part * kPackBytes,
-                                  present, me, v)) {
-            break;
-          }
+      clear_previous_slot(view, turn, crew.first, crew.stride);
+      for (uint64_t i = crew.first; alive && !args.direct && i < parts.part; i += crew.stride) {
+        // The last slices may be short of packs, and stay poison there.
+        int present = nranks;
+        while (present > 0 && parts.at(present - 1, i) >= parts.packs) --present;
+        alive = await_packs<kType>(waiter, landed + (sums + i) * kPackBytes, parts.slot(), present,
+                                   me, v);
+        if (!alive) break;
 #pragma unroll
-          for (int k = 0; k < kRanks; ++k) {
-            if (k < present && k != me) out.store(static_cast<uint64_t>(k) * part + i, v[k]);
-          }
+        for (int k = 0; k < kRanks; ++k) {
+          if (k < present && k != me) out.store(parts.at(k, i), v[k]);
         }
       }
     }
+    if (agreed && args.direct) meet_at_exit(view, turn);
   }
   __syncthreads();
   end(view, turn, static_cast<uint32_t>(args.direct ? sums : 2 * sums));
@@ -107,9 +116,11 @@ __global__ void __launch_bounds__(512)
 
 cudaError_t launch_two_shot(const TeamView& view, const ReduceArgs& args, DataType type,
                             const LaunchShape& shape) {
+  LaunchShape crewed = shape;
+  crewed.threads += watchers(view.nranks);
   return choose_instance<true>(type, view.nranks, static_cast<RedOp>(args.op),
                                [&]<DataType kType, int kTeam, bool kSum>() {
-                                 return start(two_shot<kType, kTeam, kSum>, shape, 0, view, args);
+                                 return start(two_shot<kType, kTeam, kSum>, crewed, 0, view, args);
                                });
 }
 

@@ -209,16 +209,14 @@ __device__ __forceinline__ void end(const TeamView& view, const Turn& turn, uint
       make_uint4(turn.epoch, dirty, (turn.slot + 1) % kPoisonSlots, 0);
 }
 
-// By one block; at least 8 x nranks threads. `kPublish`: what this rank's earlier kernels wrote is
-// for peers to read.
-template <bool kPublish>
+// By threads 0 to 8 x nranks - 1 of one block, or others that take their numbers. Relaxed: what
+// this rank's earlier kernels wrote was performed when they ended, in the memory that peers read.
 __device__ __forceinline__ void send_entry(const TeamView& view, const EntryCall& call,
-                                           const Turn& turn) {
-  const int peer = static_cast<int>(threadIdx.x) / kEntryWords;
-  const int word = static_cast<int>(threadIdx.x) % kEntryWords;
+                                           const Turn& turn, int thread) {
+  const int peer = thread / kEntryWords;
+  const int word = thread % kEntryWords;
   if (peer >= view.nranks) return;
   const uint64_t value = reinterpret_cast<const uint32_t*>(&call.entry[peer])[word];
-  if (kPublish) fence_system();
   store_relaxed(&view.control[peer]->entries[turn.epoch & 1][view.rank][word],
                 value << 32 | turn.epoch);
 }
@@ -243,41 +241,67 @@ static __device__ __noinline__ void report_mismatch(const TeamView& view, const 
   }
 }
 
-// Waits for every rank's entry and compares it with this rank's own. The whole block; a barrier.
-// False if the calls do not agree or a rank does not come.
-template <bool kAcquire>
-__device__ __forceinline__ bool check_entry(const TeamView& view, const EntryCall& call,
-                                            const Turn& turn, Entries* entries) {
-  const int peer = static_cast<int>(threadIdx.x) / kEntryWords;
-  const int word = static_cast<int>(threadIdx.x) % kEntryWords;
-  int wrong = 0;  // 1: another call, 2: no call
-  if (peer < view.nranks) {
-    const uint64_t* const from = &view.control[view.rank]->entries[turn.epoch & 1][peer][word];
-    Waiter waiter(view, turn.epoch);
-    uint64_t seen;
-    for (;;) {
-      seen = load_relaxed(from);
-      if (static_cast<uint32_t>(seen) == turn.epoch) break;
-      if (!waiter.again(static_cast<uint32_t>(peer), kAtEntry, turn.epoch,
-                        static_cast<uint32_t>(seen))) {
-        wrong = 2;
-        break;
-      }
+// Thread `thread` of 8 x nranks: waits for its word of a rank's entry and compares it with this
+// rank's own. 0 if they agree, 1 if not, 2 if the rank does not come.
+__device__ __forceinline__ int watch_entry(const TeamView& view, const EntryCall& call,
+                                           const Turn& turn, Entries* entries, int thread) {
+  const int peer = thread / kEntryWords;
+  const int word = thread % kEntryWords;
+  if (peer >= view.nranks) return 0;
+  const uint64_t* const from = &view.control[view.rank]->entries[turn.epoch & 1][peer][word];
+  Waiter waiter(view, turn.epoch);
+  uint64_t seen;
+  for (;;) {
+    // Acquire: an input that the entry shows is there.
+    seen = load_acquire(from);
+    if (static_cast<uint32_t>(seen) == turn.epoch) break;
+    if (!waiter.again(static_cast<uint32_t>(peer), kAtEntry, turn.epoch,
+                      static_cast<uint32_t>(seen))) {
+      return 2;
     }
-    const auto value = static_cast<uint32_t>(seen >> 32);
-    entries->words[peer][word] = value;
-    uint32_t expected = value;
-    if (word < 2) expected = reinterpret_cast<const uint32_t*>(&call.entry[peer])[word];
-    if (word == 2) expected = static_cast<uint32_t>(call.expected[peer]);
-    if (word == 3) expected = static_cast<uint32_t>(call.expected[peer] >> 32);
-    if (value != expected && wrong == 0) wrong = 1;
-    if (kAcquire) fence_system();
   }
-  const int any = __syncthreads_or(wrong);
-  if (any == 0) return true;
-  if ((any & 2) == 0 && threadIdx.x == 0) report_mismatch(view, call, turn, *entries);
+  const auto value = static_cast<uint32_t>(seen >> 32);
+  entries->words[peer][word] = value;
+  uint32_t expected = value;
+  if (word < 2) expected = reinterpret_cast<const uint32_t*>(&call.entry[peer])[word];
+  if (word == 2) expected = static_cast<uint32_t>(call.expected[peer]);
+  if (word == 3) expected = static_cast<uint32_t>(call.expected[peer] >> 32);
+  return value == expected ? 0 : 1;
+}
+
+// What the threads of a block have found, together. A barrier of the whole block.
+__device__ __forceinline__ bool agree(const TeamView& view, const EntryCall& call, const Turn& turn,
+                                      const Entries& entries, int wrong) {
+  const int missing = __syncthreads_or(wrong == 2);
+  if (__syncthreads_or(wrong) == 0) return true;
+  if (missing == 0 && threadIdx.x == 0) report_mismatch(view, call, turn, entries);
   return false;
 }
+
+// Waits for every rank's entry. The whole block. False if the calls do not agree or a rank does not
+// come.
+__device__ __forceinline__ bool check_entry(const TeamView& view, const EntryCall& call,
+                                            const Turn& turn, Entries* entries) {
+  const int wrong = watch_entry(view, call, turn, entries, static_cast<int>(threadIdx.x));
+  return agree(view, call, turn, *entries, wrong);
+}
+
+// Where latency counts, the last warps of a block watch the entries while the others move data.
+struct Crew {
+  int thread;   // among those of its kind
+  int workers;  // threads of a block that move data
+  bool works;
+  uint32_t first;   // of the workers of the grid
+  uint32_t stride;  // all of them
+
+  __device__ __forceinline__ explicit Crew(int nranks)
+      : workers(static_cast<int>(blockDim.x) - watchers(nranks)),
+        works(static_cast<int>(threadIdx.x) < workers) {
+    thread = static_cast<int>(threadIdx.x) - (works ? 0 : workers);
+    first = blockIdx.x * static_cast<uint32_t>(workers) + threadIdx.x;
+    stride = gridDim.x * static_cast<uint32_t>(workers);
+  }
+};
 
 // Where the peers' buffers are as this GPU reaches them. After check_entry(); the whole block.
 __device__ __forceinline__ void find_buffers(const TeamView& view, Entries* entries) {
@@ -294,6 +318,16 @@ __device__ __forceinline__ void find_buffers(const TeamView& view, Entries* entr
   __syncthreads();
 }
 
+// Waits until the word that rank `r` keeps for this block has come to `step` of this operation.
+__device__ __forceinline__ bool await_step(Waiter& waiter, const uint64_t* word, uint64_t wanted,
+                                           int r, Stage stage) {
+  for (;;) {
+    const uint64_t seen = load_acquire(word);
+    if (static_cast<int64_t>(seen - wanted) >= 0) return true;
+    if (!waiter.again(static_cast<uint32_t>(r), stage, wanted, seen)) return false;
+  }
+}
+
 // Returns once the same block of every rank has come here: nobody reads or writes this rank's
 // buffers on its behalf any more, and what the peers' blocks have written is visible. The whole
 // block.
@@ -305,11 +339,10 @@ __device__ __forceinline__ void meet_at_exit(const TeamView& view, const Turn& t
     const uint32_t* const from = &view.control[view.rank]->exits[blockIdx.x][r];
     Waiter waiter(view, turn.epoch);
     for (;;) {
-      const uint32_t seen = load_relaxed(from);
+      const uint32_t seen = load_acquire(from);
       if (static_cast<int32_t>(seen - turn.epoch) >= 0) break;
       if (!waiter.again(static_cast<uint32_t>(r), kAtExit, turn.epoch, seen)) break;
     }
-    fence_system();
   }
   __syncthreads();
 }
