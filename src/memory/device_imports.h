@@ -36,6 +36,14 @@ struct DeviceChunk {
   std::array<uint8_t, 64> ipc{};
 };
 
+// Where a peer tries whether it reaches a GPU's pool: offsets in segment 0. Plain bytes.
+struct ProbePlace {
+  uint64_t pattern = 0;  // offset of words that stand for `seed`
+  uint64_t seed = 0;
+  uint64_t slot = 0;   // offset of words for the peer to write
+  uint64_t token = 0;  // what they are to stand for
+};
+
 // `later`: nothing is wrong, but it is not done yet; the owner asks again. `status` then says what
 // is waited for.
 struct ImportAnswer {
@@ -56,6 +64,11 @@ class DeviceImports {
   // Unmaps a segment, or with a size the chunks in that part of it up to a serial. What is not
   // known is gone already.
   virtual ImportAnswer drop_segment(uint64_t owner, const DeviceChunk& segment) = 0;
+  // A place for a probe of this process's GPU with that UUID.
+  virtual ImportAnswer probe_place(const std::array<uint8_t, 16>& device, ProbePlace* place) = 0;
+  // kCuda if the GPU does not find the token in its slot.
+  virtual ImportAnswer probe_check(const std::array<uint8_t, 16>& device,
+                                   const ProbePlace& place) = 0;
 };
 
 // The process's one, or null before a GPU is in use. It is set once and lives as long as the

@@ -253,7 +253,9 @@ Status Exchange::answer_request(Client& client) {
       }
       break;
     case ExchangeKind::kDeviceChunk:
-    case ExchangeKind::kDropDevice: answer_device(client, request, std::move(given), &reply); break;
+    case ExchangeKind::kDropDevice:
+    case ExchangeKind::kProbePlace:
+    case ExchangeKind::kProbeCheck: answer_device(client, request, std::move(given), &reply); break;
     default: return error(Code::kNetwork, "unknown request {}", request.kind);
   }
   return send_message(client.socket.get(), as_message(reply), fd);
@@ -261,19 +263,26 @@ Status Exchange::answer_request(Client& client) {
 
 void Exchange::answer_device(Client& client, const ExchangeRequest& request, UniqueFd fd,
                              ExchangeReply* reply) {
-  const bool drop = static_cast<ExchangeKind>(request.kind) == ExchangeKind::kDropDevice;
+  const auto kind = static_cast<ExchangeKind>(request.kind);
   ImportAnswer answer;
   DeviceImports* const imports = device_imports();
   if (imports == nullptr) {
-    answer.later = !drop;
-    if (!drop) answer.status = error(Code::kTimeout, "it uses no GPU yet");
+    answer.later = kind != ExchangeKind::kDropDevice;
+    if (answer.later) answer.status = error(Code::kTimeout, "it uses no GPU yet");
   } else if (request.owner == 0 || (client.owner != 0 && client.owner != request.owner)) {
     answer.status = error(Code::kNetwork, "a connection speaks for one process");
   } else {
     if (client.owner == 0) imports->attach(request.owner);
     client.owner = request.owner;
-    answer = drop ? imports->drop_segment(request.owner, request.chunk)
-                  : imports->import_chunk(request.owner, request.chunk, std::move(fd));
+    if (kind == ExchangeKind::kDeviceChunk) {
+      answer = imports->import_chunk(request.owner, request.chunk, std::move(fd));
+    } else if (kind == ExchangeKind::kDropDevice) {
+      answer = imports->drop_segment(request.owner, request.chunk);
+    } else if (kind == ExchangeKind::kProbePlace) {
+      answer = imports->probe_place(request.chunk.device, &reply->probe);
+    } else {
+      answer = imports->probe_check(request.chunk.device, request.probe);
+    }
   }
   reply->later = answer.later ? 1 : 0;
   reply->code = static_cast<int32_t>(answer.status.code());

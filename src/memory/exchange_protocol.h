@@ -40,6 +40,8 @@ enum class ExchangeKind : uint32_t {
   kHostSegment = 0,  // asks for a descriptor of a segment of the service's process
   kDeviceChunk = 1,  // shows a chunk of the client's device memory, mostly with a descriptor
   kDropDevice = 2,   // asks to unmap device memory of the client
+  kProbePlace = 3,   // where the client may try its mapping of a GPU of the service's process
+  kProbeCheck = 4,   // whether the client's token is in its slot
 };
 
 struct ExchangeRequest {  // client, any number of times
@@ -47,12 +49,14 @@ struct ExchangeRequest {  // client, any number of times
   uint32_t segment = 0;   // kHostSegment
   uint64_t id = 0;        // comes back in the reply
   uint64_t owner = 0;     // nonce of the client's process; device requests
-  DeviceChunk chunk;      // device requests
+  DeviceChunk chunk;      // device requests; of probes the device
+  ProbePlace probe;       // kProbeCheck
 };
 
 struct ExchangeReply {   // service, for a host segment with its descriptor
   uint64_t id = 0;       // as in the request: one whose asker gave up may be answered late
   uint64_t reserve = 0;  // kHostSegment
+  ProbePlace probe;      // kProbePlace
   uint32_t later = 0;    // not done yet: ask again
   int32_t code = 0;      // Code
   char text[232] = {};   // of the error, or of what is waited for

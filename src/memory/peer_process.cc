@@ -182,7 +182,8 @@ Status PeerProcess::push_chunk(const DeviceChunk& chunk, int fd, Deadline deadli
   ExchangeRequest request;
   request.kind = static_cast<uint32_t>(ExchangeKind::kDeviceChunk);
   request.chunk = chunk;
-  return ask_until_done(request, fd, deadline, cancelled);
+  const auto reply = ask_until_done(request, fd, deadline, cancelled);
+  return reply.ok() ? Status() : reply.status();
 }
 
 Status PeerProcess::drop_segment(const DeviceChunk& segment, Deadline deadline,
@@ -190,11 +191,31 @@ Status PeerProcess::drop_segment(const DeviceChunk& segment, Deadline deadline,
   ExchangeRequest request;
   request.kind = static_cast<uint32_t>(ExchangeKind::kDropDevice);
   request.chunk = segment;
-  return ask_until_done(request, -1, deadline, cancelled);
+  const auto reply = ask_until_done(request, -1, deadline, cancelled);
+  return reply.ok() ? Status() : reply.status();
 }
 
-Status PeerProcess::ask_until_done(const ExchangeRequest& request, int fd, Deadline deadline,
-                                   const Cancelled& cancelled) {
+Result<ProbePlace> PeerProcess::probe_place(const std::array<uint8_t, 16>& device,
+                                            Deadline deadline) {
+  ExchangeRequest request;
+  request.kind = static_cast<uint32_t>(ExchangeKind::kProbePlace);
+  request.chunk.device = device;
+  ZBCCL_ASSIGN_OR_RETURN(const ExchangeReply reply, ask_until_done(request, -1, deadline, {}));
+  return reply.probe;
+}
+
+Status PeerProcess::probe_check(const std::array<uint8_t, 16>& device, const ProbePlace& place,
+                                Deadline deadline) {
+  ExchangeRequest request;
+  request.kind = static_cast<uint32_t>(ExchangeKind::kProbeCheck);
+  request.chunk.device = device;
+  request.probe = place;
+  const auto reply = ask_until_done(request, -1, deadline, {});
+  return reply.ok() ? Status() : reply.status();
+}
+
+Result<ExchangeReply> PeerProcess::ask_until_done(const ExchangeRequest& request, int fd,
+                                                  Deadline deadline, const Cancelled& cancelled) {
   if (self_ || own_nonce_ == 0) {
     return error(Code::kInternal, "process {} takes no device memory of this process", pid_);
   }
@@ -218,7 +239,8 @@ Status PeerProcess::ask_until_done(const ExchangeRequest& request, int fd, Deadl
     if (reply->later == 0) {
       const bool known = reply->code >= 0 && reply->code < kNumCodes;
       const Code code = known ? static_cast<Code>(reply->code) : Code::kInternal;
-      return code == Code::kOk ? Status() : error(code, "process {}: {}", pid_, reply->text);
+      if (code == Code::kOk) return reply;
+      return error(code, "process {}: {}", pid_, reply->text);
     }
     waiting = format("process {} ({})", pid_, reply->text);
     std::this_thread::sleep_for(pause);

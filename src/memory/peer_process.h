@@ -66,6 +66,12 @@ class PeerProcess {
   Status drop_segment(const DeviceChunk& segment, Deadline deadline,
                       const Cancelled& cancelled = {});
 
+  // Where in its GPU's segment 0 this process may try its mapping of it, and whether the peer's GPU
+  // then finds what place.token stands for in place.slot: kCuda if not.
+  Result<ProbePlace> probe_place(const std::array<uint8_t, 16>& device, Deadline deadline);
+  Status probe_check(const std::array<uint8_t, 16>& device, const ProbePlace& place,
+                     Deadline deadline);
+
   // How much of a segment of GPU `device` (ordinal) the peer is known to have mapped; what the
   // number counts is the owner's business. Never falls.
   uint64_t acknowledged(int device, uint32_t segment) const {
@@ -82,8 +88,8 @@ class PeerProcess {
   Status await_reply(Deadline deadline, const Cancelled& cancelled) const;
   Result<ExchangeReply> ask(ExchangeRequest request, int fd, UniqueFd* received, Deadline deadline,
                             const Cancelled& cancelled);
-  Status ask_until_done(const ExchangeRequest& request, int fd, Deadline deadline,
-                        const Cancelled& cancelled);
+  Result<ExchangeReply> ask_until_done(const ExchangeRequest& request, int fd, Deadline deadline,
+                                       const Cancelled& cancelled);
   Status lock_connection(std::unique_lock<std::mutex>* lock, Deadline deadline,
                          const Cancelled& cancelled);
 

@@ -22,6 +22,7 @@
 #include "gpu/memory_kernels.h"
 #include "memory/cuda/device_pool.h"
 #include "memory/cuda/janitor.h"
+#include "memory/cuda/peer_access.h"
 #include "memory/cuda/remote_memory.h"
 #include "memory/device_memory.h"
 #include "memory/exchange.h"

@@ -26,6 +26,23 @@ TEST_P(GpuMemory, EveryRankReachesEveryOther) {
   });
 }
 
+TEST_P(GpuMemory, ProbesWhatItReaches) {
+  const Gpus gpus = gpus_for(GetParam(), 8);
+  NEED_GPUS(gpus);
+  run(gpus, [&](Rank& rank) {
+    Node node(rank, gpus.place);
+    node.share(0);
+    const auto start = Clock::now();
+    for (size_t r = 0; r < node.peers.size(); ++r) {
+      const Reach reach = require(probe_reach(*node.peers[r], *node.remotes[r], soon()));
+      EXPECT_TRUE(reach.mapped) << "rank " << rank.rank() << " to " << r << ": " << reach.why;
+    }
+    const auto time = std::chrono::duration<double, std::milli>(Clock::now() - start);
+    if (rank.rank() == 0) std::printf("%d probes: %.2f ms\n", rank.size(), time.count());
+    rank.meet();
+  });
+}
+
 TEST_P(GpuMemory, GrowsAfterItWasShared) {
   const Gpus gpus = gpus_for(GetParam());
   NEED_GPUS(gpus);

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "cuda_fake_state.h"
+#include "memory/cuda/probe.h"
 
 namespace zbccl::cuda::fake {
 namespace {
@@ -134,8 +135,23 @@ CUresult granularity(size_t* bytes, const CUmemAllocationProp*, CUmemAllocationG
   return CUDA_SUCCESS;
 }
 
+// What the kernel does, on the mappings of this process.
+cudaError_t probe(const ProbeCall& call, CUstream) {
+  if (forbidden()) return cudaErrorStreamCaptureUnsupported;
+  call.wrong[0] = call.wrong[1] = 0;
+  for (uint32_t i = 0; i < kProbeWords; ++i) {
+    const uint64_t seen = call.pattern[i] ^ (state().faults.misread ? 1 : 0);
+    call.wrong[0] += seen != probe_word(call.seed, i) ? 1 : 0;
+    // A write that stays in a cache of the wrong place is read back as it was written.
+    if (!state().faults.lose_writes) call.slot[i] = probe_word(call.token, i);
+  }
+  return cudaSuccess;
+}
+
 Driver make_table() {
   Driver table;
+  table.load_probe = [] { return cudaSuccess; };
+  table.launch_probe = probe;
   table.init = init;
   table.get_error_name = error_name;
   table.get_error_string = error_string;

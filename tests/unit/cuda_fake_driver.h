@@ -16,6 +16,8 @@ inline constexpr int kDevices = 4;  // of the machine
 inline constexpr size_t kGranularity = size_t{2} << 20;
 
 struct Faults {
+  std::atomic<bool> misread{false};         // probes read otherwise than is written
+  std::atomic<bool> lose_writes{false};     // what probes write does not arrive
   std::atomic<int> no_access_for{-1};       // cuMemSetAccess refuses this ordinal
   std::atomic<int> no_peer_from{-1};        // cuDeviceCanAccessPeer: this ordinal reaches nobody
   std::atomic<bool> no_import{false};       // imports fail

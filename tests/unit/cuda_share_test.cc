@@ -10,6 +10,7 @@
 #include "cuda_fake_driver.h"
 #include "memory/cuda/device_pool.h"
 #include "memory/cuda/janitor.h"
+#include "memory/cuda/peer_access.h"
 #include "memory/cuda/remote_memory.h"
 #include "memory/exchange.h"
 #include "memory/unix_socket.h"
@@ -245,6 +246,21 @@ TEST_P(DeviceShare, SharesMappedMemoryOfOthers) {
     for (std::byte* address : {tensor, range + 11 * kMiB, range + 5 * kMiB}) {
       require(node.pool->remove_foreign(address, soon()));
     }
+  });
+}
+
+TEST_P(DeviceShare, ProbesWhatItReaches) {
+  run_job(job(4), [](Rank& rank) {
+    Node node(rank);
+    node.open();
+    require(node.pool->share(0, node.peers, soon()));
+    for (int r = 0; r < rank.size(); ++r) {
+      const auto i = static_cast<size_t>(r);
+      const Reach reach = require(probe_reach(*node.peers[i], *node.remotes[i], soon()));
+      EXPECT_TRUE(reach.mapped) << reach.why;
+      EXPECT_EQ(reach.why, "");
+    }
+    rank.meet();
   });
 }
 
@@ -514,6 +530,65 @@ TEST(DeviceSharing, OneSideAloneMayLeaveAndReturn) {
     if (rank.rank() == 0) first->remotes.clear();
     rank.meet();
     second.write_all(block, 1000);
+  });
+}
+
+TEST(DeviceSharing, AMappingThatDoesNotCarryIsFound) {
+  JobOptions options;
+  options.ranks = 3;
+  run_job(options, [](Rank& rank) {
+    Node node(rank);
+    node.open();
+    require(node.pool->share(0, node.peers, soon()));
+    const auto probe = [&](size_t r) {
+      return require(probe_reach(*node.peers[r], *node.remotes[r], soon()));
+    };
+    if (rank.rank() == 1) fake::faults().misread = true;
+    if (rank.rank() == 2) fake::faults().lose_writes = true;
+    const Reach reach = probe(0);
+    EXPECT_EQ(reach.mapped, rank.rank() == 0);
+    constexpr const char* kWhy[] = {"", "read otherwise", "did not arrive"};
+    EXPECT_NE(reach.why.find(kWhy[rank.rank()]), std::string::npos) << reach.why;
+    fake::faults().misread = false;
+    fake::faults().lose_writes = false;
+    EXPECT_EQ(probe(0).mapped, rank.rank() == 0) << "it is asked once";
+    rank.meet();
+  });
+}
+
+TEST(DeviceSharing, AWayCanBeDenied) {
+  JobOptions options;
+  options.ranks = 2;
+  options.env = {{"ZBCCL_DENY_REACH", "mapped"}};
+  run_job(options, [](Rank& rank) {
+    Node node(rank);
+    node.open();
+    require(node.pool->share(0, node.peers, soon()));
+    for (int r = 0; r < 2; ++r) {
+      const auto i = static_cast<size_t>(r);
+      const Reach reach = require(probe_reach(*node.peers[i], *node.remotes[i], soon()));
+      EXPECT_EQ(reach.mapped, r == rank.rank()) << "a GPU's own memory needs no way";
+      if (!reach.mapped) {
+        EXPECT_NE(reach.why.find("ZBCCL_DENY_REACH"), std::string::npos);
+      }
+    }
+    rank.meet();
+  });
+}
+
+TEST(DeviceSharing, ADriverThatForbidsIsBelieved) {
+  JobOptions options;
+  options.ranks = 2;
+  run_job(options, [](Rank& rank) {
+    Node node(rank);
+    node.open();
+    require(node.pool->share(0, node.peers, soon()));
+    fake::faults().no_peer_from = node.device();
+    const size_t other = rank.rank() == 0 ? 1 : 0;
+    const Reach reach = require(probe_reach(*node.peers[other], *node.remotes[other], soon()));
+    EXPECT_FALSE(reach.mapped);
+    EXPECT_NE(reach.why.find("peer access"), std::string::npos) << reach.why;
+    rank.meet();
   });
 }
 

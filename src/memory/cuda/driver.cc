@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "base/fork_guard.h"
+#include "memory/cuda/probe.h"
 #include "memory/device_imports.h"
 
 namespace zbccl::cuda {
@@ -50,6 +51,8 @@ Status load(Driver* table) {
 #define ZBCCL_DRIVER_FIND(member, function) ZBCCL_RETURN_IF_ERROR(find(#function, &table->member));
   ZBCCL_DRIVER_FUNCTIONS(ZBCCL_DRIVER_FIND)
 #undef ZBCCL_DRIVER_FIND
+  table->load_probe = load_probe;
+  table->launch_probe = launch_probe;
   if (const CUresult result = table->init(0); result != CUDA_SUCCESS) {
     const char* text = nullptr;
     table->get_error_string(result, &text);

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "base/status.h"
+#include "memory/cuda/probe.h"
 
 // X(member, function): what the memory of the CUDA device is built on.
 #define ZBCCL_DRIVER_FUNCTIONS(X)                                          \
@@ -59,6 +60,8 @@
 namespace zbccl::cuda {
 
 struct Driver {
+  decltype(&cuda::load_probe) load_probe = nullptr;  // the one kernel
+  decltype(&cuda::launch_probe) launch_probe = nullptr;
 #define ZBCCL_DRIVER_MEMBER(member, function) decltype(&::function) member = nullptr;
   ZBCCL_DRIVER_FUNCTIONS(ZBCCL_DRIVER_MEMBER)
 #undef ZBCCL_DRIVER_MEMBER

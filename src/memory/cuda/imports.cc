@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "memory/cuda/device_pool.h"
 #include "memory/cuda/janitor.h"
+#include "memory/cuda/probe_page.h"
 #include "memory/cuda/remote_memory.h"
 
 namespace zbccl::cuda {
@@ -62,6 +63,14 @@ void unmap(const ImportedSegment& segment) {
     if (chunk.unmapped == nullptr) (*d)->mem_unmap(segment.base + offset, chunk.size);
   }
   if (segment.base != 0) (*d)->mem_address_free(segment.base, segment.reserve);
+}
+
+ProbePage* page_of(const DeviceId& id) {
+  for (int device = 0; device < static_cast<int>(memory::kMaxDevices); ++device) {
+    const DevicePool* const pool = DevicePool::opened(device);
+    if (pool != nullptr && pool->id() == id) return ProbePage::made(device);
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -316,6 +325,45 @@ ImportAnswer Imports::drop_segment(uint64_t owner, const DeviceChunk& dropped) {
   const auto& unmapped = it->second.unmapped;
   if (unmapped != nullptr && !unmapped->load(std::memory_order_acquire)) {
     return {true, error(Code::kTimeout, "it is unmapping it")};
+  }
+  return {};
+}
+
+ImportAnswer Imports::probe_place(const std::array<uint8_t, 16>& device,
+                                  memory::ProbePlace* place) {
+  ProbePage* const page = page_of(DeviceId{device});
+  if (page == nullptr) return {true, error(Code::kTimeout, "it does not use that GPU yet")};
+  *place = page->next_place();
+  return {};
+}
+
+ImportAnswer Imports::probe_check(const std::array<uint8_t, 16>& device,
+                                  const memory::ProbePlace& place) {
+  ProbePage* const page = page_of(DeviceId{device});
+  if (page == nullptr) return {false, error(Code::kInvalidArgument, "no probe was begun")};
+  return page->check(place);
+}
+
+Status Imports::await_mapped(const RemoteMemory& remote, uint64_t offset, Deadline deadline) {
+  const auto mapped = [&] {
+    if (remote.base(0) == 0) return false;
+    if (remote.self_) return true;
+    const std::lock_guard lock(mutex_);
+    const auto& segments = remote.process_->devices[remote.id_].segments;
+    const auto segment = segments.find(0);
+    if (segment == segments.end()) return false;
+    const auto& chunks = segment->second.chunks;
+    auto it = chunks.upper_bound(offset);
+    if (it == chunks.begin()) return false;
+    --it;
+    return offset < it->first + it->second.size;
+  };
+  while (!mapped()) {
+    if (deadline.passed()) {
+      return error(Code::kTimeout, "memory of {} is not shared with this process",
+                   remote.id_.text());
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   return {};
 }

@@ -73,6 +73,13 @@ class Imports final : public memory::DeviceImports {
   memory::ImportAnswer import_chunk(uint64_t owner, const memory::DeviceChunk& chunk,
                                     UniqueFd fd) override;
   memory::ImportAnswer drop_segment(uint64_t owner, const memory::DeviceChunk& segment) override;
+  memory::ImportAnswer probe_place(const std::array<uint8_t, 16>& device,
+                                   memory::ProbePlace* place) override;
+  memory::ImportAnswer probe_check(const std::array<uint8_t, 16>& device,
+                                   const memory::ProbePlace& place) override;
+
+  // Waits until what lies at `offset` in segment 0 is mapped.
+  Status await_mapped(const RemoteMemory& remote, uint64_t offset, Deadline deadline);
 
   // A GPU of this process gets a pool: what is mapped becomes reachable for it.
   void device_opened(int device);

@@ -1,6 +1,7 @@
 #include "memory/cuda/remote_memory.h"
 
 #include "memory/cuda/device_pool.h"
+#include "memory/cuda/probe_page.h"
 
 namespace zbccl::cuda {
 namespace {
@@ -8,9 +9,11 @@ namespace {
 // Of a copy of some bytes to a GPU; only one that is broken takes longer.
 constexpr auto kSettleTime = Milliseconds(30'000);
 
+// Its pool, with the page that peers will ask for.
 Status opened(int device) {
-  const auto pool = DevicePool::of(device);
-  return pool.ok() ? Status() : pool.status();
+  ZBCCL_ASSIGN_OR_RETURN(DevicePool* const pool, DevicePool::of(device));
+  const auto page = ProbePage::of(*pool);
+  return page.ok() ? Status() : page.status();
 }
 
 }  // namespace
@@ -66,6 +69,16 @@ Status RemoteMemory::reach_own() {
 
 RemoteMemory::~RemoteMemory() {
   if (local_ >= 0) Imports::process().strike(this);
+}
+
+std::optional<Reach> RemoteMemory::reach() const {
+  const std::lock_guard lock(reach_mutex_);
+  return reach_;
+}
+
+void RemoteMemory::set_reach(const Reach& reach) {
+  const std::lock_guard lock(reach_mutex_);
+  reach_ = reach;
 }
 
 Status RemoteMemory::set(uint32_t segment, uint64_t address) {

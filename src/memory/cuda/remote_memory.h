@@ -6,6 +6,9 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
 
 #include "base/clock.h"
 #include "memory/cuda/device_id.h"
@@ -14,6 +17,12 @@
 #include "memory/peer_process.h"
 
 namespace zbccl::cuda {
+
+// Of a GPU's way to another one's memory.
+struct Reach {
+  bool mapped = false;
+  std::string why;  // it is not, in words for people
+};
 
 class RemoteMemory {
  public:
@@ -33,6 +42,10 @@ class RemoteMemory {
   const DeviceId& id() const { return id_; }
   int local() const { return local_; }
 
+  // What probe_reach() found, if it was asked.
+  std::optional<Reach> reach() const;
+  void set_reach(const Reach& reach);
+
  private:
   friend class Imports;
   RemoteMemory() = default;
@@ -48,6 +61,8 @@ class RemoteMemory {
   DeviceTable table_;
   std::array<std::atomic<uint64_t>, memory::kMaxDeviceSegments> bases_{};
   std::shared_ptr<ImportedProcess> process_;
+  mutable std::mutex reach_mutex_;
+  std::optional<Reach> reach_;
 };
 
 }  // namespace zbccl::cuda
