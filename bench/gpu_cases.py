@@ -78,16 +78,17 @@ def full(ranks: int) -> list[Case]:
     ]
 
 
-def sanitized(program: Path, gpus: int) -> list[list[str]]:
+def sanitized(program: Path, gpus: int, all_of_them: bool) -> list[list[str]]:
     """Small calls for compute-sanitizer; ranks in processes of their own where there are GPUs."""
+    cases = (
+        ("all_reduce", "bf16,i32"),
+        ("all_gather", "u8"),
+        ("reduce_scatter", "f32"),
+        ("all_to_all", "bf16"),
+    )
     place = ["--ranks", "2"] if gpus >= 2 else ["--ranks", "2", "--one-gpu"]
     common = ["--device", "cuda", *place, "-n", "2", "-w", "1", "--check", "--out-of-place"]
     return [
         [str(program), "perf", operation, *common, "-d", types, "--sizes", "1000,66000,1000000"]
-        for operation, types in (
-            ("all_reduce", "bf16,i32"),
-            ("reduce_scatter", "f32"),
-            ("all_gather", "u8"),
-            ("all_to_all", "bf16"),
-        )
+        for operation, types in (cases if all_of_them else cases[:2])
     ]

@@ -141,13 +141,13 @@ class Runner:
 
     # ---- compute-sanitizer
 
-    def sanitize(self, count: int) -> list[Row]:
+    def sanitize(self, count: int, all_of_them: bool) -> list[Row]:
         tool = shutil.which("compute-sanitizer")
         if tool is None:
             say("compute-sanitizer is not here: left out")
             return []
         results = []
-        for words in gpu_cases.sanitized(self.command, count):
+        for words in gpu_cases.sanitized(self.command, count, all_of_them):
             begin = time.monotonic()
             options = ["--tool", "memcheck", "--target-processes", "all", "--error-exitcode", "9"]
             code, output = self.run([tool, *options, *words], 120, {"ZBCCL_TIMEOUT": "30s"})
@@ -282,7 +282,7 @@ def main() -> int:
         steps["tests"] = runner.tests()
         save()
     if not arguments.no_sanitizer:
-        steps["sanitizer"] = runner.sanitize(len(found))
+        steps["sanitizer"] = runner.sanitize(len(found), arguments.full)
         save()
     if not arguments.no_bench:
         for ranks in counts:

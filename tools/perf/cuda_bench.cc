@@ -21,8 +21,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 // What is compared is measured in turn, so that a disturbance meets all of it.
-constexpr int kRounds = 4;
-constexpr int kBarrierChecks = 20;
+constexpr int kTurns = 4;
+constexpr int kMeetings = 20;
 
 // The two blocks of memory that a library's calls work on.
 struct Blocks {
@@ -180,7 +180,7 @@ class CudaBench {
     if (peer != nullptr) prepare(*peer);
 
     const zbcclCommStats_t before = comm_.stats();
-    for (int round = 0; round < kRounds; ++round) {
+    for (int round = 0; round < kTurns; ++round) {
       for (Side* side : {&out, &in, peer}) {
         if (side != nullptr && side->series) side->series->run(control_, side->plan.replays);
       }
@@ -203,7 +203,7 @@ class CudaBench {
     // Ranks that share a GPU: what waits for the device must not meet a kernel that waits for
     // ranks.
     control_.barrier();
-    side.plan = plan_series(control_, stream_, side.call, options_, kRounds);
+    side.plan = plan_series(control_, stream_, side.call, options_, kTurns);
     side.series.emplace(stream_, side.call, side.plan.calls, options_.cuda.graph);
     check_state();
   }
@@ -215,7 +215,7 @@ class CudaBench {
       // With the untimed replay of each round.
       if (side->series) {
         calls += static_cast<uint64_t>(side->plan.calls) *
-                 static_cast<uint64_t>((side->plan.replays + 1) * kRounds);
+                 static_cast<uint64_t>((side->plan.replays + 1) * kTurns);
       }
     }
     const zbcclMemReport_t memory = memory_report();
@@ -237,7 +237,9 @@ class CudaBench {
   // What the device has reported since; the next call would say it in more words.
   void check_state() {
     if (const zbcclResult_t state = comm_.async_error(); state != zbcclSuccess) {
-      check(zbcclBarrier(comm_.get(), nullptr));
+      zbcclCall_t how = ZBCCL_CALL_INITIALIZER;
+      how.stream = stream_.get();
+      check(zbcclBarrier(comm_.get(), &how));
       throw Error(state, "the communicator failed on the device");
     }
   }
@@ -287,7 +289,7 @@ class CudaBench {
       return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
           .count();
     };
-    for (int i = 0; i < kBarrierChecks; ++i) {
+    for (int i = 0; i < kMeetings; ++i) {
       std::this_thread::sleep_for(std::chrono::microseconds((rank_ * 7 + i * 13) % 11 * 100));
       Buffer<int64_t> last_entry(1);
       last_entry[0] = now();

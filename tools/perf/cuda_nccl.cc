@@ -9,11 +9,12 @@ namespace {
 
 constexpr int kNone = -1;
 // ncclDataType_t by our types: f32 f64 f16 bf16 e4m3 e5m2 i8 u8 i32 u32 i64 u64 i16 u16.
-constexpr std::array<int, zbcclNumTypes> kTypes = {7, 8, 6, 9, 10, 11, 0, 1, 2, 3, 4, 5, -1, -1};
+constexpr std::array<int, zbcclNumTypes> kNcclTypes = {7, 8, 6, 9, 10, 11, 0,
+                                                       1, 2, 3, 4, 5,  -1, -1};
 // ncclRedOp_t by our operators: sum prod min max avg.
-constexpr std::array<int, zbcclNumOps> kOps = {0, 1, 3, 2, 4};
+constexpr std::array<int, zbcclNumOps> kNcclOps = {0, 1, 3, 2, 4};
 
-int nccl_type(zbcclDataType_t type) { return kTypes[static_cast<size_t>(type)]; }
+int nccl_type(zbcclDataType_t type) { return kNcclTypes[static_cast<size_t>(type)]; }
 
 }  // namespace
 
@@ -58,7 +59,7 @@ void CudaNccl::call(const CallSpec& spec, const Buffers& buffers, const Shape& s
                   static_cast<std::byte*>(buffers.recv),
                   zbcclTypeSize(spec.type),
                   nccl_type(spec.type),
-                  kOps[static_cast<size_t>(spec.redop)],
+                  kNcclOps[static_cast<size_t>(spec.redop)],
                   stream};
   const NcclLibrary& n = library_;
   const size_t count = shape.count;

@@ -9,10 +9,10 @@ namespace zbccl::tools {
 namespace {
 
 constexpr double kSampleMicroseconds = 1000;
-constexpr int kMinCalls = 2;
-constexpr int kMaxCalls = 50;
-constexpr int kMinReplays = 4;
-constexpr int kMaxReplays = 50;
+constexpr int kFewestCalls = 2;
+constexpr int kMostCalls = 50;
+constexpr int kFewestReplays = 4;
+constexpr int kMostReplays = 50;
 constexpr int kEstimated = 5;
 
 }  // namespace
@@ -75,7 +75,8 @@ CudaPlan plan_series(Communicator& control, const CudaStream& stream,
   const double estimate = slowest[0];
 
   CudaPlan plan;
-  plan.calls = std::clamp(static_cast<int>(kSampleMicroseconds / estimate), kMinCalls, kMaxCalls);
+  plan.calls =
+      std::clamp(static_cast<int>(kSampleMicroseconds / estimate), kFewestCalls, kMostCalls);
   if (options.iterations > 0) {
     plan.calls = std::min(plan.calls, options.iterations);
     const int samples = (options.iterations + plan.calls - 1) / plan.calls;
@@ -84,7 +85,7 @@ CudaPlan plan_series(Communicator& control, const CudaStream& stream,
   }
   const double samples = options.seconds * 1e6 / (estimate * plan.calls);
   plan.replays =
-      std::clamp(static_cast<int>(std::lround(samples / rounds)), kMinReplays, kMaxReplays);
+      std::clamp(static_cast<int>(std::lround(samples / rounds)), kFewestReplays, kMostReplays);
   return plan;
 }
 
