@@ -21,11 +21,11 @@ namespace zbccl::env {
 namespace {
 
 constexpr std::array kVariables = {
-    Variable{
-        "ZBCCL_ALGORITHM", Type::kChoice, "auto",
-        "auto|one_shot|two_shot|two_shot_direct|chunked|pull|push|push_bulk|relay|inline|chain",
-        "Algorithm of collectives on device memory, where it can serve the call; rank 0's "
-        "counts."},
+    Variable{"ZBCCL_ALGORITHM", Type::kChoice, "auto",
+             "auto|one_shot|two_shot|two_shot_direct|chunked|pull|push|push_bulk|relay|inline|"
+             "chain|pull_push",
+             "Algorithm of collectives on device memory, where it can serve the call; rank 0's "
+             "counts."},
     Variable{"ZBCCL_CMA", Type::kBool, "1", "",
              "Reach unregistered host memory of other processes by cross-memory attach; 0 stages "
              "it instead."},

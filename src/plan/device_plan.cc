@@ -18,9 +18,9 @@ constexpr int kManyBlocks = 64;
 constexpr int kMaxBlocks = 128;
 constexpr uint32_t kDepth = 3;  // one tile being pushed, one under way, one being reduced
 
-constexpr std::array<const char*, 11> kNames = {
+constexpr std::array<const char*, 12> kNames = {
     "none", "one_shot",  "two_shot", "two_shot_direct", "chunked", "pull",
-    "push", "push_bulk", "relay",    "inline",          "chain"};
+    "push", "push_bulk", "relay",    "inline",          "chain",   "pull_push"};
 
 uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 
@@ -47,6 +47,7 @@ bool serves(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTunin
     case DeviceAlgorithm::kTwoShot:
     case DeviceAlgorithm::kTwoShotDirect: return call.operation == Operation::kAllReduce && landed;
     case DeviceAlgorithm::kChunked: return reduces(call.operation);
+    case DeviceAlgorithm::kPullPush: return call.operation == Operation::kAllReduce;
     case DeviceAlgorithm::kPull:
       return call.operation == Operation::kReduceScatter ||
              call.operation == Operation::kReduceScatterV;
@@ -71,6 +72,7 @@ DeviceAlgorithm preferred(const DeviceCall& call, const DeviceTuning& tuning) {
       if (fits(DeviceAlgorithm::kTwoShotDirect, tuning.two_shot_direct_max)) {
         return DeviceAlgorithm::kTwoShotDirect;
       }
+      if (call.bytes >= tuning.pull_push_min) return DeviceAlgorithm::kPullPush;
       return DeviceAlgorithm::kChunked;
     case Operation::kReduce:
       return fits(DeviceAlgorithm::kOneShot, tuning.one_shot_max) ? DeviceAlgorithm::kOneShot
@@ -128,6 +130,7 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
   tuning.one_shot_max = nranks <= 2 ? 512 * kKiB : nranks <= 4 ? 256 * kKiB : 64 * kKiB;
   tuning.two_shot_max = 2 * kMiB;
   tuning.two_shot_direct_max = 4 * kMiB;
+  tuning.pull_push_min = 4 * kMiB;
   tuning.scatter_shot_max = kMiB;
   tuning.inline_max = 64 * kKiB;
   tuning.bulk_min = kMiB;
@@ -135,7 +138,8 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
   tuning.chain_min = 16 * kMiB;
   tuning.chunk_blocks = 128;
   tuning.chunk_threads = nranks <= 4 ? 512 : 256;
-  tuning.pull_blocks = 32;
+  tuning.pull_blocks = 64;
+  tuning.overlap_max = kMiB;
   tuning.push_blocks = 128;
   tuning.bulk_blocks = 64;
   tuning.relay_blocks = 64;
@@ -144,11 +148,13 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
 
 bool override_tuning(std::string_view text, DeviceTuning* tuning) {
   DeviceTuning changed = *tuning;
-  const std::array<std::pair<std::string_view, uint64_t*>, 14> fields = {{
+  const std::array<std::pair<std::string_view, uint64_t*>, 16> fields = {{
       {"one_shot_max", &changed.one_shot_max},
       {"two_shot_max", &changed.two_shot_max},
       {"two_shot_direct_max", &changed.two_shot_direct_max},
       {"scatter_shot_max", &changed.scatter_shot_max},
+      {"pull_push_min", &changed.pull_push_min},
+      {"overlap_max", &changed.overlap_max},
       {"inline_max", &changed.inline_max},
       {"bulk_min", &changed.bulk_min},
       {"relay_min", &changed.relay_min},
@@ -180,6 +186,7 @@ bool override_tuning(std::string_view text, DeviceTuning* tuning) {
 DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning) {
   DevicePlan plan;
   plan.algorithm = serves(tuning.forced, call, tuning) ? tuning.forced : preferred(call, tuning);
+  plan.overlap = call.bytes <= tuning.overlap_max;
   const auto ranks = static_cast<uint64_t>(call.nranks);
   switch (plan.algorithm) {
     case DeviceAlgorithm::kOneShot:
@@ -209,6 +216,7 @@ DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning) {
       break;
     }
     case DeviceAlgorithm::kPull:
+    case DeviceAlgorithm::kPullPush:
       plan.blocks =
           limited(std::min(ceil_div(ceil_div(call.share, kPack), 512), tuning.pull_blocks), call);
       break;

@@ -23,6 +23,7 @@ enum class DeviceAlgorithm : uint8_t {
   kRelay,          // a broadcast whose receivers pass their shares on
   kInline,         // small blocks beside their epochs, through landing memory: one flight
   kChain,          // a broadcast from neighbour to neighbour
+  kPullPush,       // an all_reduce as kPull and kPush, of registered buffers: nothing lands
 };
 const char* algorithm_name(DeviceAlgorithm algorithm);
 std::optional<DeviceAlgorithm> parse_device_algorithm(std::string_view name);
@@ -37,11 +38,13 @@ struct DeviceTuning {
   uint64_t one_shot_max = 0;  // bytes of an all_reduce
   uint64_t two_shot_max = 0;  // of its input, with the sums in landing memory
   uint64_t two_shot_direct_max = 0;
+  uint64_t pull_push_min = 0;
   uint64_t scatter_shot_max = 0;  // bytes of a reduce_scatter's input that goes as kOneShot
   uint64_t inline_max = 0;        // bytes of a block that goes as kInline
   uint64_t bulk_min = 0;          // bytes of a block that the bulk-copy engine moves
   uint64_t relay_min = 0;         // of a broadcast
   uint64_t chain_min = 0;         // of one that goes from neighbour to neighbour
+  uint64_t overlap_max = 0;  // bytes of a call whose kernel may begin in the shadow of the last
   // Grids.
   uint64_t chunk_blocks = 0;
   uint64_t chunk_threads = 0;
@@ -76,7 +79,8 @@ struct DevicePlan {
   DeviceAlgorithm algorithm = DeviceAlgorithm::kNone;
   int blocks = 1;
   int threads = 512;
-  uint32_t depth = 0;  // kChunked: tiles of a block in landing memory
+  uint32_t depth = 0;   // kChunked: tiles of a block in landing memory
+  bool overlap = true;  // programmatic dependent launch
 };
 DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning);
 

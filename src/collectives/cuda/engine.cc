@@ -151,7 +151,7 @@ Entry Engine::entry_for(const Collective& call, const plan::DevicePlan& plan,
 }
 
 LaunchShape Engine::shape_of(const plan::DevicePlan& plan, cudaStream_t stream) const {
-  return {plan.blocks, plan.threads, stream};
+  return {plan.blocks, plan.threads, stream, plan.overlap};
 }
 
 Result<char*> Engine::stage(size_t bytes) {

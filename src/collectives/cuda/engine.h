@@ -6,6 +6,7 @@
 
 #include "collectives/device_engine.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/reduce.h"
 #include "kernels/cuda/transfer.h"
 #include "plan/device_plan.h"
 #include "transport/cuda/device_team.h"
@@ -57,7 +58,9 @@ class Engine final : public collectives::DeviceEngine {
   Result<char*> stage(size_t bytes);
 
   Status reduce(const Collective& call, cudaStream_t stream);  // reductions.cc
-  Status move(const Collective& call, cudaStream_t stream);    // movements.cc
+  Status spread_slices(const Collective& call, const ReduceArgs& reduced, char* out,
+                       const Place& place, cudaStream_t stream);
+  Status move(const Collective& call, cudaStream_t stream);  // movements.cc
   Status broadcast(const Collective& call, cudaStream_t stream);
   Status transfer_with_self(std::span<const collectives::DeviceTransfer> transfers,
                             cudaStream_t stream);  // transfers.cc

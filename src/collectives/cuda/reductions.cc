@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "collectives/cuda/engine.h"
+#include "kernels/cuda/push.h"
 #include "kernels/cuda/reduce.h"
 
 namespace zbccl::cuda {
@@ -65,8 +66,13 @@ Status Engine::reduce(const Collective& call, cudaStream_t stream) {
   // Who is reached where it lies: outputs that peers write, inputs that they read.
   Operand in{static_cast<char*>(const_cast<void*>(call.send)), {}, false};
   Operand out{static_cast<char*>(call.recv), {}, false};
-  if (plan.algorithm == DeviceAlgorithm::kPull) {
+  const bool pulls =
+      plan.algorithm == DeviceAlgorithm::kPull || plan.algorithm == DeviceAlgorithm::kPullPush;
+  if (pulls) {
     ZBCCL_RETURN_IF_ERROR(open_input(call.send, in_bytes, stream, &in));
+  }
+  if (plan.algorithm == DeviceAlgorithm::kPullPush) {
+    ZBCCL_RETURN_IF_ERROR(open_output(call.recv, out_bytes, &out));
   } else if (plan.algorithm == DeviceAlgorithm::kTwoShotDirect ||
              (plan.algorithm == DeviceAlgorithm::kChunked && !scatters)) {
     ZBCCL_RETURN_IF_ERROR(open_output(call.recv, out_bytes, &out));
@@ -105,6 +111,50 @@ Status Engine::reduce(const Collective& call, cudaStream_t stream) {
     default: ZBCCL_RETURN_IF_CUDA_ERROR(launch_pull(view, args, call.type, shape), "pull"); break;
   }
   return close_output(out, call.recv, out_bytes, stream);
+}
+
+// The second half of an all_reduce: the slice that this rank has in its output goes to its place in
+// the others'.
+Status Engine::spread_slices(const Collective& call, const ReduceArgs& reduced, char* out,
+                             const Place& place, cudaStream_t stream) {
+  const int nranks = team_->size();
+  const int rank = team_->rank();
+  Collective gather;
+  gather.operation = Operation::kAllGatherV;
+  gather.type = call.type;
+  gather.launch = call.launch;
+  plan::DeviceCall what;
+  what.operation = gather.operation;
+  what.type = call.type;
+  what.bytes = *std::max_element(reduced.bytes, reduced.bytes + nranks);
+  what.nranks = nranks;
+  what.max_blocks = call.launch.max_blocks > 0 ? call.launch.max_blocks : max_blocks_;
+  plan::DeviceTuning tuning = tuning_;
+  tuning.inline_max = 0;
+  tuning.forced = DeviceAlgorithm::kNone;
+  const plan::DevicePlan plan = plan::choose(what, tuning);
+  PushArgs args;
+  args.in = {out + reduced.begin[rank], reduced.bytes[rank]};
+  args.out = {out, reduced.in.bytes};
+  args.own_to = reduced.begin[rank];
+  args.longest = reduced.bytes[rank];
+  args.same_source = true;
+  const uint64_t base = static_cast<uint64_t>(place.high & 0xffff) << 32 | place.low;
+  for (int r = 0; r < nranks; ++r) {
+    args.bytes[r] = reduced.bytes[rank];
+    Entry entry = entry_for(gather, plan, reduced.bytes[rank]);
+    const Place there = make_place(place.high >> 16, base + reduced.begin[r]);
+    entry.out_high = there.high;
+    entry.out_low = there.low;
+    args.call.entry[r] = entry;
+    args.call.expected[r] = reduced.bytes[r];
+  }
+  const TeamView view = team_->view(call.timeout);
+  const bool bulk = plan.algorithm == DeviceAlgorithm::kPushBulk;
+  ZBCCL_RETURN_IF_CUDA_ERROR(bulk ? launch_push_bulk(view, args, shape_of(plan, stream))
+                                  : launch_push(view, args, shape_of(plan, stream)),
+                             "spreading the sums");
+  return {};
 }
 
 }  // namespace zbccl::cuda

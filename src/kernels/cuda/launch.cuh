@@ -22,7 +22,7 @@ cudaError_t start(void (*kernel)(Parameters...), const LaunchShape& shape, size_
   config.dynamicSmemBytes = shared_bytes;
   config.stream = shape.stream;
   config.attrs = &overlap;
-  config.numAttrs = 1;
+  config.numAttrs = shape.overlap ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 

@@ -34,6 +34,7 @@ struct LaunchShape {
   int blocks = 1;
   int threads = 512;
   cudaStream_t stream = nullptr;
+  bool overlap = true;  // programmatic dependent launch
 };
 
 }  // namespace zbccl::cuda

@@ -301,7 +301,7 @@ std::string DeviceTeam::describe_call(const uint32_t (&words)[kEntryWords]) cons
   if (has_root(operation)) text += format(" with root {}", words[1] & 0xffff);
   return text + format(", {} on {} blocks",
                        plan::algorithm_name(
-                           static_cast<plan::DeviceAlgorithm>(std::min(words[0] >> 24, 10U))),
+                           static_cast<plan::DeviceAlgorithm>(std::min(words[0] >> 24, 11U))),
                        words[1] >> 16);
 }
 
