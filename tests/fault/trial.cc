@@ -256,7 +256,10 @@ void run_trials(Fault fault, int count, const TrialBody& body, const TrialOption
     run_trial(options, body, &times);
   }
   if (testing::Test::HasFailure()) return;
-  EXPECT_GE(times.size(), static_cast<size_t>(count * (base.ranks - 1)) / 2);
+  // Who was hit before it had come is missed by nobody; of a few trials that may be most.
+  if (!sanitized() || !base.from_start) {
+    EXPECT_GE(times.size(), static_cast<size_t>(count * (base.ranks - 1)) / 2);
+  }
   const double median = times.quantile(0.5);
   const double p99 = times.quantile(0.99);
   std::printf("told after: median %.2f ms, p99 %.2f ms, largest %.2f ms (%zu survivors)\n", median,
