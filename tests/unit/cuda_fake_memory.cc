@@ -107,8 +107,8 @@ CUresult mem_unmap(CUdeviceptr at, size_t size) {
   const std::lock_guard lock(s.mutex);
   const auto it = s.mapped.find(at);
   if (it == s.mapped.end() || it->second.size != size) return CUDA_ERROR_INVALID_VALUE;
-  mmap(reinterpret_cast<void*>(at), size, PROT_NONE,
-       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  (void)mmap(reinterpret_cast<void*>(at), size, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   const CUmemGenericAllocationHandle handle = it->second.handle;
   s.mapped.erase(it);
   --s.allocations[handle].mappings;

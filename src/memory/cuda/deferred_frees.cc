@@ -56,7 +56,7 @@ Status DeferredFrees::free_after(void* block, CUstream stream) {
                     [&](const Pending& pending) { return pending.block == block; })) {
       return error(Code::kInvalidArgument, "{} was freed already", block);
     }
-    ZBCCL_ASSIGN_OR_RETURN(const CUevent passed, mark(*d, stream));
+    ZBCCL_ASSIGN_OR_RETURN(CUevent passed, mark(*d, stream));
     pending_.push_back({block, stream, passed});
   }
   (void)reclaim();

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <array>
-#include <compare>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -14,7 +13,8 @@ namespace zbccl::cuda {
 
 struct DeviceId {
   std::array<uint8_t, 16> uuid{};
-  auto operator<=>(const DeviceId&) const = default;
+  bool operator==(const DeviceId& other) const { return uuid == other.uuid; }
+  bool operator<(const DeviceId& other) const { return uuid < other.uuid; }
   std::string text() const;  // "GPU-00112233-4455-..." as nvidia-smi prints it
 };
 

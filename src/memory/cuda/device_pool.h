@@ -173,8 +173,8 @@ class DevicePool {
   void release_pieces(const Foreign& foreign) const;
   bool same_piece(const Foreign& foreign, const Piece& piece, uint64_t offset) const;
   // The caller holds mutex_.
-  Result<uint32_t> segment_for(Foreign foreign);
-  Result<uint32_t> new_segment(Foreign foreign);
+  Result<uint32_t> segment_for(const Foreign& seen);
+  Result<uint32_t> new_segment(const Foreign& seen);
   Status merge(uint32_t segment, const Foreign& seen);
   void withdraw(uint32_t segment, Foreign& foreign);
   void sweep();

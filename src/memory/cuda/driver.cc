@@ -195,9 +195,9 @@ Result<CUcontext> primary_context(int device) {
   }
   ZBCCL_ASSIGN_OR_RETURN(const Driver* const d, driver());
   std::atomic<CUcontext>& slot = contexts[static_cast<size_t>(device)];
-  if (const CUcontext known = slot.load(std::memory_order_acquire)) return known;
+  if (CUcontext known = slot.load(std::memory_order_acquire)) return known;
   const std::lock_guard lock(creating);
-  if (const CUcontext known = slot.load(std::memory_order_acquire)) return known;
+  if (CUcontext known = slot.load(std::memory_order_acquire)) return known;
   int count = 0;
   ZBCCL_RETURN_IF_CUDA_ERROR(d->device_get_count(&count), "cannot count the GPUs");
   if (device >= count) {

@@ -159,7 +159,7 @@ Status DevicePool::add_foreign(const void* address, size_t bytes) {
     (void)clean(Deadline::after(kLetGoTime), {});
     lock.lock();
   }
-  ZBCCL_ASSIGN_OR_RETURN(const uint32_t segment, segment_for(std::move(seen)));
+  ZBCCL_ASSIGN_OR_RETURN(const uint32_t segment, segment_for(seen));
   Foreign& registered = foreign_[segment];
   ++registered.count;
   registrations_[address].push_back(registered.use);
@@ -168,7 +168,7 @@ Status DevicePool::add_foreign(const void* address, size_t bytes) {
 
 // The segment that the allocation has already, or a new one. The handles in `seen` are taken over,
 // here and below, also by a call that fails.
-Result<uint32_t> DevicePool::segment_for(Foreign seen) {
+Result<uint32_t> DevicePool::segment_for(const Foreign& seen) {
   for (auto& [number, known] : foreign_) {
     if (known.withdrawn || known.base != seen.base || known.kind != seen.kind ||
         known.size != seen.size || known.buffer_id != seen.buffer_id) {
@@ -177,7 +177,7 @@ Result<uint32_t> DevicePool::segment_for(Foreign seen) {
     ZBCCL_RETURN_IF_ERROR(merge(number, seen));
     return number;
   }
-  return new_segment(std::move(seen));
+  return new_segment(seen);
 }
 
 // Adds what is new of `seen` to a segment.
@@ -201,7 +201,7 @@ Status DevicePool::merge(uint32_t segment, const Foreign& seen) {
   return status;
 }
 
-Result<uint32_t> DevicePool::new_segment(Foreign seen) {
+Result<uint32_t> DevicePool::new_segment(const Foreign& seen) {
   uint32_t number = 1;
   while (number < kMaxDeviceSegments && foreign_.contains(number)) ++number;
   if (number == kMaxDeviceSegments) {

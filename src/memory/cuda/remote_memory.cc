@@ -55,7 +55,7 @@ Status RemoteMemory::reach_own() {
     return error(Code::kUnsupported, "GPU {} does not reach the memory of GPU {}", local_,
                  owner_device_);
   }
-  ZBCCL_ASSIGN_OR_RETURN(const CUcontext context, primary_context(owner_device_));
+  ZBCCL_ASSIGN_OR_RETURN(CUcontext context, primary_context(owner_device_));
   const DeviceGuard guard(local_);
   ZBCCL_RETURN_IF_ERROR(guard.status());
   const RelaxedCapture relaxed(*d);

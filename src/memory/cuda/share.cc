@@ -9,7 +9,6 @@
 namespace zbccl::cuda {
 
 using memory::ChunkKind;
-using memory::DeviceChunk;
 using memory::PeerProcess;
 
 Status DevicePool::share_slowly(uint32_t segment, Peers peers, Deadline deadline,
