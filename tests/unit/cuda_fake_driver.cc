@@ -54,10 +54,6 @@ CUresult primary_retain(CUcontext* context, CUdevice device) {
   *context = context_of(device);
   return CUDA_SUCCESS;
 }
-CUresult ctx_current(CUcontext* context) {
-  *context = stack.empty() ? nullptr : stack.back();
-  return CUDA_SUCCESS;
-}
 CUresult ctx_device(CUdevice* device) {
   if (stack.empty()) return CUDA_ERROR_INVALID_CONTEXT;
   *device = static_cast<int>(reinterpret_cast<uintptr_t>(stack.back())) - 1;
@@ -114,7 +110,6 @@ CUresult event_query(CUevent) {
   if (forbidden()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   return state().faults.streams_stand ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS;
 }
-CUresult event_destroy(CUevent) { return CUDA_SUCCESS; }
 CUresult host_alloc(void** address, size_t bytes, unsigned) {
   if (forbidden()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   *address = std::calloc(1, bytes);
@@ -162,7 +157,6 @@ Driver make_table() {
   table.device_total_mem = device_total;
   table.device_can_access_peer = can_access_peer;
   table.device_primary_ctx_retain = primary_retain;
-  table.ctx_get_current = ctx_current;
   table.ctx_get_device = ctx_device;
   table.ctx_push_current = ctx_push;
   table.ctx_pop_current = ctx_pop;
@@ -174,7 +168,6 @@ Driver make_table() {
   table.event_create = event_create;
   table.event_record = event_record;
   table.event_query = event_query;
-  table.event_destroy = event_destroy;
   table.mem_host_alloc = host_alloc;
   table.memcpy_htod_async = htod;
   table.memcpy_dtoh_async = dtoh;

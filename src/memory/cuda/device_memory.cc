@@ -17,16 +17,25 @@ using cuda::DevicePool;
 // How long an allocation that finds the GPU full waits for streams that use freed memory.
 constexpr auto kReclaimTime = Milliseconds(10'000);
 
-// The pool that an address lies in; null if it lies in none.
-DevicePool* pool_of(const void* address) {
+// The pool that knows the address, its own or registered; null if none does.
+DevicePool* pool_around(const void* address, bool* own) {
   if (device_imports() == nullptr) return nullptr;  // no GPU in use, or in a fork of such a process
   for (int device = 0; device < static_cast<int>(kMaxDevices); ++device) {
     DevicePool* const pool = DevicePool::opened(device);
     if (pool == nullptr) continue;
     const auto at = pool->locate(address, 0);
-    if (at && at->segment == 0) return pool;
+    if (!at) continue;
+    *own = at->segment == 0;
+    return pool;
   }
   return nullptr;
+}
+
+// The pool whose own memory it is.
+DevicePool* pool_of(const void* address) {
+  bool own = false;
+  DevicePool* const pool = pool_around(address, &own);
+  return own ? pool : nullptr;
 }
 
 }  // namespace
@@ -78,7 +87,8 @@ Status deregister_device_memory(const void* address) {
 }
 
 int device_of(const void* address) {
-  if (const DevicePool* const pool = pool_of(address)) return pool->device();
+  bool own = false;
+  if (const DevicePool* const pool = pool_around(address, &own)) return pool->device();
   return cuda::device_of_address(address);
 }
 

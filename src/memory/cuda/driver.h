@@ -23,7 +23,6 @@
   X(device_total_mem, cuDeviceTotalMem)                                    \
   X(device_can_access_peer, cuDeviceCanAccessPeer)                         \
   X(device_primary_ctx_retain, cuDevicePrimaryCtxRetain)                   \
-  X(ctx_get_current, cuCtxGetCurrent)                                      \
   X(ctx_get_device, cuCtxGetDevice)                                        \
   X(ctx_push_current, cuCtxPushCurrent)                                    \
   X(ctx_pop_current, cuCtxPopCurrent)                                      \
@@ -35,7 +34,6 @@
   X(event_create, cuEventCreate)                                           \
   X(event_record, cuEventRecord)                                           \
   X(event_query, cuEventQuery)                                             \
-  X(event_destroy, cuEventDestroy)                                         \
   X(mem_host_alloc, cuMemHostAlloc)                                        \
   X(memcpy_htod_async, cuMemcpyHtoDAsync)                                  \
   X(memcpy_dtoh_async, cuMemcpyDtoHAsync)                                  \
