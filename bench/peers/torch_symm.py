@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 # Before PyTorch is loaded: NVLink multicast stays off.
@@ -47,13 +48,16 @@ def captured(
 
 
 def median_us(call: Callable[[], object], calls: int) -> float:
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     graph = captured(call, calls, stream)
     samples: list[float] = []
     for _ in range(ROUNDS):
         torch.cuda.synchronize()
         dist.barrier()
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(REPLAYS + 1)]
+        events = [
+            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            for _ in range(REPLAYS + 1)
+        ]
         torch.cuda.synchronize()
         with torch.cuda.stream(stream):
             graph.replay()
@@ -79,6 +83,8 @@ def main() -> None:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl", device_id=device)
     group = dist.group.WORLD
+    assert group is not None
+    group_name = group.group_name
     rows = []
     for size in QUICK if arguments.quick else FULL:
         x = symmetric.empty(size // 2, dtype=torch.bfloat16, device=device)
@@ -89,7 +95,7 @@ def main() -> None:
         if size <= ONE_SHOT_MOST:
             forms["torch one-shot"] = torch.ops.symm_mem.one_shot_all_reduce
         for name, form in forms.items():
-            time = median_us(lambda form=form, x=x: form(x, "sum", group.group_name), calls)
+            time = median_us(partial(form, x, "sum", group_name), calls)
             rows.append(
                 {
                     "op": "all_reduce",

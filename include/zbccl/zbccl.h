@@ -27,6 +27,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include <zbccl/version.h>
 
 #ifdef __cplusplus
@@ -196,6 +197,8 @@ ZBCCL_API zbcclResult_t zbcclCommUserRank(zbcclComm_t comm, int* rank);
 /* Ordinal of this rank's CUDA device, or ZBCCL_DEVICE_NONE. */
 ZBCCL_API zbcclResult_t zbcclCommGetDevice(zbcclComm_t comm, int* device);
 
+typedef void* zbcclStream_t; /* cudaStream_t for device memory; NULL for host memory */
+
 /* ---- memory
  * -----------------------------------------------------------------------------------------------------
  */
@@ -217,6 +220,12 @@ ZBCCL_API zbcclResult_t zbcclMemAllocDevice(void** ptr, size_t size, int device)
  * zbcclUnsupported for memory that the driver cannot share. Any thread. */
 ZBCCL_API zbcclResult_t zbcclMemRegister(const void* ptr, size_t size);
 ZBCCL_API zbcclResult_t zbcclMemDeregister(const void* ptr);
+
+/* For torch.cuda.memory.CUDAPluggableAllocator: tensors of a MemPool made with them are born
+ * registered. PyTorch calls them; `stream` is a cudaStream_t. NULL where there is no memory. Freed
+ * memory is used again once `stream` has come as far. */
+ZBCCL_API void* zbcclTorchAlloc(ssize_t size, int device, zbcclStream_t stream);
+ZBCCL_API void zbcclTorchFree(void* ptr, ssize_t size, int device, zbcclStream_t stream);
 
 typedef struct {
   size_t size;                    /* in: sizeof(zbcclMemReport_t) */
@@ -241,7 +250,6 @@ ZBCCL_API zbcclResult_t zbcclMemGetReport(zbcclMemReport_t* report);
  * -------------------------------------------------------------------------------------------------
  */
 
-typedef void* zbcclStream_t; /* cudaStream_t for device memory; NULL for host memory */
 typedef struct zbcclWork* zbcclWork_t;
 
 /* How one call is made. NULL stands for all defaults: the call blocks and uses the communicator's

@@ -1,7 +1,7 @@
 // The functions that torch.cuda.memory.CUDAPluggableAllocator takes: tensors of a MemPool made with
 // them are born registered. PyTorch calls them under its own lock, so they do local work only and
 // wait for no peer; peers map the memory before an operation first shows it.
-#include <sys/types.h>
+#include <zbccl/zbccl.h>
 
 #include "base/log.h"
 #include "capi/guard.h"
@@ -12,8 +12,7 @@ using namespace zbccl;
 extern "C" {
 
 // Null where there is no memory, which PyTorch takes for cudaErrorMemoryAllocation.
-__attribute__((visibility("default"))) void* zbcclTorchAlloc(ssize_t size, int device,
-                                                             void* /*stream*/) {
+void* zbcclTorchAlloc(ssize_t size, int device, zbcclStream_t /*stream*/) {
   void* block = nullptr;
   (void)capi::guard([&]() -> Status {
     if (size < 0) return error(Code::kInvalidArgument, "cannot allocate {} bytes", size);
@@ -31,8 +30,7 @@ __attribute__((visibility("default"))) void* zbcclTorchAlloc(ssize_t size, int d
 }
 
 // The memory is used again once `stream` has passed this point.
-__attribute__((visibility("default"))) void zbcclTorchFree(void* block, ssize_t /*size*/,
-                                                           int /*device*/, void* stream) {
+void zbcclTorchFree(void* block, ssize_t /*size*/, int /*device*/, zbcclStream_t stream) {
   if (block == nullptr) return;
   (void)capi::guard([&]() -> Status {
     Status status = memory::free_on_device_after(block, stream);

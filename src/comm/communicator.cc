@@ -128,6 +128,7 @@ Status Communicator::check(const TransferCall& call) const {
 Status Communicator::run(const collectives::Collective& call, std::shared_ptr<Work>* work) {
   ZBCCL_RETURN_IF_ERROR(check(call));
   if (on_device(call)) return run_on_device(call, work);
+  ZBCCL_RETURN_IF_ERROR(check_streamless(call.launch));
   const bool queued = collective_lane_ != nullptr && !collective_lane_->idle();
   if (work == nullptr && !queued) return execute(call);
   // A blocking call waits its turn behind the asynchronous ones.
@@ -161,6 +162,7 @@ std::shared_ptr<transport::Transfer> Communicator::make_transfer(const TransferC
 Status Communicator::transfer(const TransferCall& call, std::shared_ptr<Work>* work) {
   ZBCCL_RETURN_IF_ERROR(check(call));
   if (memory::device_of(call.data) >= 0) return transfer_on_device({&call, 1}, work);
+  ZBCCL_RETURN_IF_ERROR(check_streamless(call.launch));
   const uint64_t bytes = call.count * type_size(call.type);
   auto item = make_transfer(call);
   if (work == nullptr) {

@@ -101,6 +101,7 @@ class Communicator {
   Status run_on_device(const collectives::Collective& call, std::shared_ptr<Work>* work);
   Status transfer_on_device(std::span<const TransferCall> calls, std::shared_ptr<Work>* work);
   Status check_device() const;
+  static Status check_streamless(const collectives::Launch& launch);
   Status complete_on_device(const collectives::Launch& launch, std::shared_ptr<Work>* work);
   Status make_engine(Deadline deadline);
   std::shared_ptr<transport::Transfer> make_transfer(const TransferCall& call) const;

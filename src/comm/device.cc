@@ -8,9 +8,19 @@
 namespace zbccl::comm {
 
 bool Communicator::on_device(const collectives::Collective& call) const {
-  if (call.operation == Operation::kBarrier) return call.launch.stream != nullptr;
+  if (call.operation == Operation::kBarrier) {
+    return call.launch.stream != nullptr && engine_ != nullptr;
+  }
   // Where one of them is null or not used on this rank, the other tells.
   return memory::device_of(call.recv) >= 0 || memory::device_of(call.send) >= 0;
+}
+
+Status Communicator::check_streamless(const collectives::Launch& launch) {
+  if (launch.stream == nullptr) return {};
+  return error(
+      Code::kUnsupported,
+      "a stream was given, which orders calls on device memory only: leave it NULL for host "
+      "memory, and for a barrier of a communicator without a device");
 }
 
 Status Communicator::check_device() const {
