@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "base/thread_local.h"
 #include "comm/communicator.h"
 
 namespace zbccl::capi {
@@ -55,7 +56,7 @@ class Group {
   static Status start_item(Item& item);
 
   // Apart from the rest, and without a guard: every operation looks at it.
-  __attribute__((tls_model("initial-exec"))) static thread_local int depth_;
+  ZBCCL_FAST_THREAD_LOCAL static thread_local int depth_;
   std::vector<Item> items_;
   std::vector<std::function<Status()>> inits_;
   Status refused_;

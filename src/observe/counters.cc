@@ -1,4 +1,5 @@
 #include "observe/counters.h"
+#include "base/thread_local.h"
 
 #include <algorithm>
 #include <memory>
@@ -44,7 +45,7 @@ struct Owner {
 };
 
 // Found without a call or a guard: this is on the way of the smallest operations.
-__attribute__((tls_model("initial-exec"))) thread_local Traffic* current = nullptr;
+ZBCCL_FAST_THREAD_LOCAL thread_local Traffic* current = nullptr;
 
 Traffic& claim() {
   thread_local Owner owner;

@@ -124,15 +124,15 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
   const auto ranks = static_cast<uint64_t>(nranks);
   DeviceTuning tuning;
   // Three poison slots, small blocks of every rank twice, and tiles.
-  tuning.slot_bytes = std::min(landing_bytes / 7 / kGrain * kGrain, 4 * kMiB);
-  tuning.inline_bytes = landing_bytes / 14 / 2 / ranks / 4096 * 4096;
+  tuning.slot_bytes = std::min(landing_bytes * 3 / 16 / kGrain * kGrain, 4 * kMiB);
+  tuning.inline_bytes = landing_bytes / 11 / 2 / ranks / 4096 * 4096;
   tuning.tiles_bytes = landing_bytes - 3 * tuning.slot_bytes - 2 * ranks * tuning.inline_bytes;
   tuning.one_shot_max = nranks <= 2 ? 512 * kKiB : nranks <= 4 ? 256 * kKiB : 64 * kKiB;
   tuning.two_shot_max = 2 * kMiB;
   tuning.two_shot_direct_max = 4 * kMiB;
   tuning.pull_push_min = 4 * kMiB;
   tuning.scatter_shot_max = kMiB;
-  tuning.inline_max = 64 * kKiB;
+  tuning.inline_max = 128 * kKiB;
   tuning.bulk_min = kMiB;
   tuning.relay_min = 512 * kKiB;
   tuning.chain_min = 16 * kMiB;

@@ -62,7 +62,7 @@ bool override_tuning(std::string_view text, DeviceTuning* tuning);
 
 // Landing memory that a team of `nranks` needs at least and uses at most.
 inline constexpr uint64_t kLeastLanding = uint64_t{2} << 20;
-inline constexpr uint64_t kMostLanding = uint64_t{28} << 20;
+inline constexpr uint64_t kMostLanding = uint64_t{22} << 20;
 
 struct DeviceCall {
   Operation operation = Operation::kNone;

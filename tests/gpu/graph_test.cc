@@ -18,6 +18,16 @@ INSTANTIATE_TEST_SUITE_P(Gpu, Graphs,
                          testing::Values(Place::kGpuEach, Place::kThreads, Place::kOneGpu),
                          [](const auto& test) { return std::string(place_name(test.param)); });
 
+// Captured by all ranks at once: while one of them captures, another that shares its GPU may not
+// wait for the device.
+class Captured : public CudaGraph {
+ public:
+  Captured(GpuRank& rank, const CudaStream& stream, const std::function<void()>& enqueue)
+      : CudaGraph((rank.settle(), stream), enqueue) {
+    rank.settle();
+  }
+};
+
 // What a job's ranks do in turn; the ranks settle before and after it.
 void run_at(Place place, int most, const std::function<void(GpuRank&, Communicator&)>& body) {
   run_gpu_job({.ranks = ranks_at(place, most), .place = place}, [&](GpuRank& rank) {
@@ -57,7 +67,7 @@ TEST_P(Graphs, AThousandReplaysOfChangingInputs) {
     for (const CheckedCall::Shape& shape : shapes()) {
       rank.note(text_of(shape));
       CheckedCall call(rank, shape, seed++);
-      const CudaGraph graph(rank.stream(), [&] { call.round(comm, rank.stream()); });
+      const Captured graph(rank, rank.stream(), [&] { call.round(comm, rank.stream()); });
       rank.settle();
       // The whole thousand for one size of each operation.
       const int replays = shape.count == 16'384 ? kReplays : kReplays / 10;
@@ -76,7 +86,7 @@ TEST_P(Graphs, ManyCallsInOneGraph) {
     for (const CheckedCall::Shape& shape : shapes()) {
       calls.push_back(std::make_unique<CheckedCall>(rank, shape, seed++));
     }
-    const CudaGraph graph(rank.stream(), [&] {
+    const Captured graph(rank, rank.stream(), [&] {
       for (int twice = 0; twice < 2; ++twice) {
         for (const auto& call : calls) call->round(comm, rank.stream());
       }
@@ -95,8 +105,8 @@ TEST_P(Graphs, ReplaysMixedWithEagerCalls) {
     CheckedCall second(rank, {Checked::kAllGather, zbcclFloat32, 5000}, 302);
     CheckedCall eager(rank, {Checked::kAllReduce, zbcclFloat32, 70'001}, 303);
     CheckedCall small(rank, {Checked::kReduceScatter, zbcclUint32, 7}, 304);
-    const CudaGraph graph(rank.stream(), [&] { captured.round(comm, rank.stream()); });
-    const CudaGraph other(rank.stream(), [&] {
+    const Captured graph(rank, rank.stream(), [&] { captured.round(comm, rank.stream()); });
+    const Captured other(rank, rank.stream(), [&] {
       second.round(comm, rank.stream());
       captured.round(comm, rank.stream());
     });
@@ -127,7 +137,7 @@ TEST_P(Graphs, CapturedAgainAndAgain) {
     for (int i = 0; i < 24; ++i) {
       CheckedCall& call = *calls[static_cast<size_t>(i) % calls.size()];
       rank.settle();
-      const CudaGraph graph(rank.stream(), [&] { call.round(comm, rank.stream()); });
+      const Captured graph(rank, rank.stream(), [&] { call.round(comm, rank.stream()); });
       rank.settle();
       for (int j = 0; j <= i % 3; ++j) graph.launch(rank.stream());
       rank.settle();
@@ -148,7 +158,7 @@ TEST_P(Graphs, CapturedOnMemoryThatIsNew) {
         const size_t count = size_t{300'000} << i;
         CheckedCall call(rank, {operation, zbcclBfloat16, count, false, memory}, seed++);
         rank.settle();
-        const CudaGraph graph(rank.stream(), [&] { call.round(comm, rank.stream()); });
+        const Captured graph(rank, rank.stream(), [&] { call.round(comm, rank.stream()); });
         rank.settle();
         for (int j = 0; j < 3; ++j) graph.launch(rank.stream());
         EXPECT_EQ(0U, call.wrong(rank.stream()));
@@ -168,8 +178,8 @@ TEST_P(Graphs, TwoCommunicatorsAtOnce) {
     CheckedCall first(rank, {Checked::kAllReduce, zbcclBfloat16, 32'768}, 601);
     CheckedCall second(rank, {Checked::kAllReduce, zbcclFloat32, 9000}, 602);
     CheckedCall eager(rank, {Checked::kAllGather, zbcclFloat32, 1234}, 603);
-    const CudaGraph graph(rank.stream(), [&] { first.round(comm, rank.stream()); });
-    const CudaGraph beside(stream, [&] { second.round(other, stream); });
+    const Captured graph(rank, rank.stream(), [&] { first.round(comm, rank.stream()); });
+    const Captured beside(rank, stream, [&] { second.round(other, stream); });
     rank.settle();
     for (int i = 0; i < 300; ++i) {
       graph.launch(rank.stream());

@@ -19,10 +19,9 @@ std::atomic<uint64_t> landing_held[64];
 uint64_t landing_share(int device) {
   const auto asked = static_cast<uint64_t>(env::get_integer("ZBCCL_DEVICE_LANDING"));
   if (asked > 0) return std::clamp(asked, plan::kLeastLanding, plan::kMostLanding);
-  constexpr uint64_t kPromise = uint64_t{30} << 20;
   const uint64_t held = landing_held[device & 63].load();
   if (held == 0) return plan::kMostLanding;
-  return held + 2 * plan::kLeastLanding <= kPromise ? 2 * plan::kLeastLanding : plan::kLeastLanding;
+  return plan::kLeastLanding;
 }
 
 }  // namespace

@@ -108,6 +108,12 @@ Status Engine::reduce(const Collective& call, cudaStream_t stream) {
       ZBCCL_RETURN_IF_CUDA_ERROR(launch_chunked(view, args, call.type, shape), "chunked");
       team_->host().count_landing(args.bytes[rank] * peers);
       break;
+    case DeviceAlgorithm::kPullPush:
+      // Each rank's slice is reduced into its place, and goes to everybody's from there.
+      args.out = {out.data + args.begin[rank], args.bytes[rank]};
+      ZBCCL_RETURN_IF_CUDA_ERROR(launch_pull(view, args, call.type, shape), "pull");
+      ZBCCL_RETURN_IF_ERROR(spread_slices(call, args, out.data, out.place, stream));
+      break;
     default: ZBCCL_RETURN_IF_CUDA_ERROR(launch_pull(view, args, call.type, shape), "pull"); break;
   }
   return close_output(out, call.recv, out_bytes, stream);

@@ -100,7 +100,8 @@ static __device__ __noinline__ void tell_host(const TeamView& view, FailureKind 
   record->epoch = epoch;
   record->stage = stage;
   record->block = blockIdx.x;
-  record->code = code;
+  record->code = code & 0xff;
+  record->culprit = code >> 8;
   record->expected = expected;
   record->seen = seen;
   for (int w = 0; w < kEntryWords; ++w) {
@@ -122,8 +123,9 @@ static __device__ __noinline__ void fail(const TeamView& view, FailureKind kind,
   const uint32_t word = static_cast<uint32_t>(kind) | (rank + 1) << 8 | kReported;
   if (atomicCAS_system(&view.control[view.rank]->failed, 0u, word) != 0) return;
   tell_host(view, kind, rank, stage, epoch, expected, seen, 0, mine, theirs);
-  const uint32_t to_peers =
-      static_cast<uint32_t>(FailureKind::kPeerFailed) | static_cast<uint32_t>(view.rank + 1) << 8;
+  const uint32_t to_peers = static_cast<uint32_t>(FailureKind::kPeerFailed) |
+                            static_cast<uint32_t>(view.rank + 1) << 8 |
+                            static_cast<uint32_t>(kind) << 16 | (rank + 1) << 24;
   for (int r = 0; r < view.nranks; ++r) {
     if (r != view.rank) atomicCAS_system(&view.control[r]->failed, 0u, to_peers);
   }
@@ -136,7 +138,7 @@ static __device__ __noinline__ bool has_failed(const TeamView& view, uint32_t ep
   if (seen == 0) return false;
   if ((seen & kReported) == 0 && atomicCAS_system(word, seen, seen | kReported) == seen) {
     tell_host(view, FailureKind::kPeerFailed, (seen >> 8 & 0xff) - 1, kAtEntry, epoch, 0, 0,
-              seen & 0xff, nullptr, nullptr);
+              (seen >> 16 & 0xff) | (seen >> 24 & 0x7f) << 8, nullptr, nullptr);
   }
   return true;
 }
@@ -303,6 +305,11 @@ struct Crew {
   }
 };
 
+__device__ __forceinline__ uint64_t segment_base(const TeamView& view, int rank, uint32_t segment) {
+  const uint64_t base = load_relaxed(&view.segments[rank][segment]);
+  return base != 0 ? base : load_relaxed(&view.fresh_segments[rank][segment]);
+}
+
 // Where the peers' buffers are as this GPU reaches them. After check_entry(); the whole block.
 __device__ __forceinline__ void find_buffers(const TeamView& view, Entries* entries) {
   const int r = static_cast<int>(threadIdx.x);
@@ -310,7 +317,7 @@ __device__ __forceinline__ void find_buffers(const TeamView& view, Entries* entr
     const uint32_t* const words = entries->words[r];
     const auto resolve = [&](uint32_t high, uint32_t low) -> uint64_t {
       if (high >> 16 == kNoSegment) return 0;
-      return view.segments[r][high >> 16] + (static_cast<uint64_t>(high & 0xffff) << 32 | low);
+      return segment_base(view, r, high >> 16) + (static_cast<uint64_t>(high & 0xffff) << 32 | low);
     };
     entries->in[r] = reinterpret_cast<const char*>(resolve(words[4], words[5]));
     entries->out[r] = reinterpret_cast<char*>(resolve(words[6], words[7]));

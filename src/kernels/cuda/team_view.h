@@ -53,7 +53,10 @@ struct Control {
   // and its block: blocks << 32 | number of the message whose part has arrived.
   uint64_t offers[kMaxRanks][kEntryWords];
   uint64_t arrivals[kMaxRanks][kTransferBlocks];
-  // Not zero: this team has failed; kernels that see it return at once. Code | (rank + 1) << 8.
+  // Not zero: this team has failed; kernels that see it return at once. FailureKind | (reporter +
+  // 1)
+  // << 8, and what a peer has reported: its kind << 16 | (culprit + 1) << 24. The highest bit: the
+  // host has been told.
   uint32_t failed;
   uint32_t reserved[3];
   // The state that goes from one operation to the next, one copy for each block, so that no block
@@ -90,7 +93,9 @@ struct FailureRecord {
   uint32_t epoch;
   uint32_t stage;  // what was waited for: Stage in sync.cuh
   uint32_t block;
-  uint32_t code;  // of kPeerFailed: the peer's failure kind
+  uint32_t code;     // of kPeerFailed: the peer's failure kind
+  uint32_t culprit;  // of kPeerFailed: whom the peer blames, + 1
+  uint32_t reserved;
   uint64_t expected;
   uint64_t seen;
   uint32_t mine[kEntryWords];  // kMismatch: both calls
@@ -101,8 +106,11 @@ struct FailureRecord {
 struct TeamView {
   int32_t rank = 0;
   int32_t nranks = 0;
-  Control* control[kMaxRanks] = {};          // everyone's arena, as reached from this GPU
-  const uint64_t* segments[kMaxRanks] = {};  // bases of everyone's segments, likewise
+  Control* control[kMaxRanks] = {};  // everyone's arena, as reached from this GPU
+  // Bases of everyone's segments, as reached from here: on this GPU, and in host memory for those
+  // that have not come to the GPU yet (0 there).
+  const uint64_t* segments[kMaxRanks] = {};
+  const uint64_t* fresh_segments[kMaxRanks] = {};
   FailureRecord* record = nullptr;           // host memory
   const volatile uint32_t* abort = nullptr;  // host memory; not zero: give up
   uint64_t timeout_ns = 0;                   // of one wait

@@ -66,7 +66,7 @@ __device__ __forceinline__ void send(const TeamView& view, const Transfer& trans
     return;
   }
   if (transfer.bytes > 0) {
-    char* const to = reinterpret_cast<char*>(view.segments[transfer.peer][words[6] >> 16]) +
+    char* const to = reinterpret_cast<char*>(segment_base(view, transfer.peer, words[6] >> 16)) +
                      (static_cast<uint64_t>(words[6] & 0xffff) << 32 | words[7]);
     const uint64_t tile = static_cast<uint64_t>(blockDim.x) * kUnroll * kPackBytes;
     for (uint64_t at = block * tile; at < transfer.bytes; at += transfer.blocks * tile) {

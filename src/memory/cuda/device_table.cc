@@ -1,6 +1,7 @@
 #include "memory/cuda/device_table.h"
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -72,6 +73,7 @@ Status DeviceTable::take(int device) {
     }
   }
   device_ = device;
+  must_settle_ = true;
   std::fill_n(parts_.staging, memory::kMaxDeviceSegments, uint64_t{0});
   return copy(0, memory::kMaxDeviceSegments);
 }
@@ -98,17 +100,21 @@ Status DeviceTable::copy(uint32_t first, uint32_t count) {
 }
 
 Status DeviceTable::write(uint32_t entry, uint64_t value) {
-  parts_.staging[entry] = value;
+  std::atomic_ref<uint64_t> word(parts_.staging[entry]);
+  if (word.load(std::memory_order_relaxed) != 0) must_settle_ = true;
+  word.store(value, std::memory_order_release);
   return copy(entry, 1);
 }
 
 Result<bool> DeviceTable::settled() const {
+  if (!must_settle_) return true;
   ZBCCL_ASSIGN_OR_RETURN(const Driver* const d, driver());
   const RelaxedCapture relaxed(*d);
   const CUresult result = d->event_query(parts_.written);
   if (result == CUDA_ERROR_NOT_READY) return false;
   ZBCCL_RETURN_IF_CUDA_ERROR(result,
                              format("a table of addresses was not written on GPU {}", device_));
+  must_settle_ = false;
   return true;
 }
 

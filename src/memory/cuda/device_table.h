@@ -22,9 +22,12 @@ class DeviceTable {
   DeviceTable& operator=(const DeviceTable&) = delete;
 
   const uint64_t* address() const { return parts_.memory; }
+  // The same in pinned host memory, which kernels can read too: what was written is there at once.
+  const uint64_t* host_address() const { return parts_.staging; }
   // The entry must have settled since it was written last.
   Status write(uint32_t entry, uint64_t value);
-  // True once the GPU sees all that was written.
+  // True once no entry on the GPU holds anything else than was written; one may still be 0 that was
+  // 0 before, for which kernels look at host_address().
   Result<bool> settled() const;
 
   struct Parts {                 // outlive the table, since giving them back could wait for the GPU
@@ -39,6 +42,7 @@ class DeviceTable {
 
   int device_ = -1;
   Parts parts_;
+  mutable bool must_settle_ = false;
 };
 
 // kTimeout if the GPU does not see it by the deadline.

@@ -35,8 +35,10 @@ class RemoteMemory {
   RemoteMemory& operator=(const RemoteMemory&) = delete;
 
   // kMaxDeviceSegments addresses in the memory of GPU `local`, 0 where nothing is mapped. An entry
-  // has arrived there before its owner's share() returns.
+  // has arrived there, or at least in host_table(), before its owner's share() returns.
   const uint64_t* table() const { return table_.address(); }
+  // In host memory that kernels can read: has an entry before the other does.
+  const uint64_t* host_table() const { return table_.host_address(); }
   // The same from the host.
   uint64_t base(uint32_t segment) const { return bases_[segment].load(std::memory_order_acquire); }
   const DeviceId& id() const { return id_; }

@@ -10,10 +10,13 @@
 #include "kernels/cuda/push.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/transfer.h"
+#include "memory/cuda/peer_access.h"
 #include "plan/device_plan.h"
 
 namespace zbccl::cuda {
 namespace {
+
+constexpr Milliseconds kGrace{200};
 
 uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
 
@@ -105,6 +108,7 @@ Status DeviceTeam::open(uint64_t landing_bytes, Deadline deadline, const Exchang
     if (base == 0) return error(Code::kInternal, "the arena of rank {} is not mapped", r);
     view_.control[r] = reinterpret_cast<Control*>(base + peers[i].arena.offset);
     view_.segments[r] = remotes_[i]->table();
+    view_.fresh_segments[r] = remotes_[i]->host_table();
   }
   team_.on_failure([this] { abort(); });
   return {};
@@ -181,6 +185,11 @@ Status DeviceTeam::connect(std::span<const Introduction> peers, Deadline deadlin
                    "rank {} of another process is on the same GPU ({}): their kernels could wait "
                    "for each other for ever; give each process a GPU of its own",
                    r, theirs.device.text());
+    }
+    ZBCCL_ASSIGN_OR_RETURN(const Reach reach, may_reach(device_, theirs.device));
+    if (!reach.mapped) {
+      return error(Code::kUnsupported, "its GPU does not reach the memory of rank {}'s: {}", r,
+                   reach.why);
     }
     ZBCCL_ASSIGN_OR_RETURN(auto remote, RemoteMemory::open(processes_[static_cast<size_t>(r)],
                                                            theirs.device, device_));
@@ -260,8 +269,9 @@ void DeviceTeam::abort() {
   const std::lock_guard lock(mutex_);
   if (words_ == nullptr || words_->to_peers != 0) return;
   std::atomic_ref<uint32_t>(words_->abort).store(1, std::memory_order_release);
-  words_->to_peers =
-      static_cast<uint32_t>(FailureKind::kPeerFailed) | static_cast<uint32_t>(rank() + 1) << 8;
+  words_->to_peers = static_cast<uint32_t>(FailureKind::kPeerFailed) |
+                     static_cast<uint32_t>(rank() + 1) << 8 |
+                     static_cast<uint32_t>(FailureKind::kAborted) << 16;
   const DeviceGuard guard(device_);
   if (!guard.status().ok()) return;
   for (int r = 0; r < size(); ++r) {
@@ -278,6 +288,11 @@ Status DeviceTeam::state() {
   {
     const std::lock_guard lock(mutex_);
     if (reported_) return failure_;
+    // What a peer tells of may be a death that this host hears of in a moment.
+    if (first_seen_ == Clock::time_point()) first_seen_ = Clock::now();
+    const bool hearsay = kind == FailureKind::kPeerFailed &&
+                         static_cast<FailureKind>(words_->record.code) == FailureKind::kAborted;
+    if (hearsay && !team_.failed() && Clock::now() - first_seen_ < kGrace) return {};
   }
   Status status = describe(words_->record);
   const std::lock_guard lock(mutex_);
@@ -319,27 +334,46 @@ Status DeviceTeam::describe(const FailureRecord& record) {
                    "to an output; the communicator can serve device memory no longer",
                    team_.name(), rank(), describe_call(record.mine), peer,
                    describe_call(record.theirs), number, record.expected, record.seen);
-    case FailureKind::kTimeout: {
-      transport::Failure failure;
-      failure.code = Code::kTimeout;
-      failure.culprit = peer;
-      failure.epoch = number;
-      team_.fail(failure);
+    case FailureKind::kTimeout:
       return error(Code::kTimeout,
                    "{}: rank {} waited on its GPU for {} of rank {} until the deadline, in "
                    "operation {} ({}), block {}: expected {:#x}, seen {:#x}",
                    team_.name(), rank(), kStages[std::min<uint32_t>(record.stage, 6)], peer, number,
                    describe_call(record.mine), record.block, record.expected, record.seen);
-    }
-    case FailureKind::kPeerFailed:
-      if (team_.failed()) return team_.failure_status();
-      return error(Code::kRemoteFailed,
-                   "{}: rank {} gave up in or before operation {} on the device and told this rank",
-                   team_.name(), peer, number);
+    case FailureKind::kPeerFailed: return describe_report(record, number);
     default:
       if (team_.failed()) return team_.failure_status();
       return error(Code::kAborted, "{}: aborted in operation {} on the device", team_.name(),
                    number);
+  }
+}
+
+// What another rank has found first.
+Status DeviceTeam::describe_report(const FailureRecord& record, uint32_t number) {
+  if (team_.failed()) return team_.failure_status();
+  const auto reporter = static_cast<int>(record.rank);
+  const auto culprit = static_cast<int>(record.culprit) - 1;
+  const std::string call = describe_call(record.mine);
+  switch (static_cast<FailureKind>(record.code)) {
+    case FailureKind::kMismatch:
+      return error(
+          Code::kInvalidUsage,
+          "{}: rank {} found that rank {} calls another operation on the device, in or "
+          "before operation {} ({} here); the communicator can serve device memory no longer",
+          team_.name(), reporter, culprit, number, call);
+    case FailureKind::kTimeout:
+      if (culprit != rank()) {
+        return error(Code::kTimeout,
+                     "{}: rank {} waited on its GPU for rank {} until the deadline, in or before "
+                     "operation {} ({} here)",
+                     team_.name(), reporter, culprit, number, call);
+      }
+      return error(Code::kRemoteFailed,
+                   "{}: rank {} gave up waiting for this rank, in or before operation {} ({})",
+                   team_.name(), reporter, number, call);
+    default:
+      return error(Code::kRemoteFailed, "{}: rank {} gave up in or before operation {} ({} here)",
+                   team_.name(), reporter, number, call);
   }
 }
 

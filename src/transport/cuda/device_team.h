@@ -23,7 +23,7 @@ namespace zbccl::cuda {
 
 // Host memory that kernels write and read while they run.
 struct HostWords {
-  FailureRecord record;
+  FailureRecord record = {};
   uint32_t abort = 0;
   uint32_t to_peers = 0;  // what abort() leaves in the peers' arenas
 };
@@ -63,7 +63,7 @@ class DeviceTeam {
 
   // Ends the waits of kernels here and on the peers. Any thread.
   void abort();
-  // The first failure that a kernel of this rank has found; the host's team is told. Any thread.
+  // The first failure that a kernel of this rank has found or was told of. Any thread.
   Status state();
   // Gives the arena to whoever frees it once every peer has left.
   std::function<void()> take_arena();
@@ -77,6 +77,7 @@ class DeviceTeam {
   Status initialise_arena();
   Status connect(std::span<const Introduction> peers, Deadline deadline);
   Status describe(const FailureRecord& record);
+  Status describe_report(const FailureRecord& record, uint32_t number);
   std::string describe_call(const uint32_t (&words)[kEntryWords]) const;
 
   transport::Team& team_;
@@ -95,6 +96,7 @@ class DeviceTeam {
   bool ordered_ = false;  // order_ stands behind what was enqueued last
 
   std::mutex mutex_;  // guards what follows
+  Clock::time_point first_seen_{};
   bool reported_ = false;
   Status failure_;
 };
