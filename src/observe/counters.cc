@@ -1,10 +1,11 @@
 #include "observe/counters.h"
-#include "base/thread_local.h"
 
 #include <algorithm>
 #include <memory>
 #include <mutex>
 #include <vector>
+
+#include "base/thread_local.h"
 
 namespace zbccl::observe {
 namespace {
