@@ -135,7 +135,7 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
   tuning.inline_max = 128 * kKiB;
   tuning.bulk_min = kMiB;
   tuning.relay_min = 512 * kKiB;
-  tuning.chain_min = 16 * kMiB;
+  tuning.chain_min = 32 * kMiB;
   tuning.chunk_blocks = 128;
   tuning.chunk_threads = nranks <= 4 ? 512 : 256;
   tuning.pull_blocks = 64;
