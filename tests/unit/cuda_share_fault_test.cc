@@ -85,7 +85,8 @@ TEST_F(DeviceSharing, TellsWhyAPeerCouldNotMap) {
 }
 
 // A copy to a table that takes long holds up neither the service thread nor other peers.
-TEST_F(DeviceSharing, ASlowGpuIsAskedAgain) {
+// New addresses are in host memory, where kernels look, before the GPU has them.
+TEST_F(DeviceSharing, ASlowGpuHoldsNobodyUp) {
   JobOptions options;
   options.ranks = 2;
   run_job(options, [](Rank& rank) {
@@ -105,7 +106,7 @@ TEST_F(DeviceSharing, ASlowGpuIsAskedAgain) {
       rank.meet();
       const auto start = Clock::now();
       EXPECT_TRUE(node.pool->share(0, node.peers, soon()).ok());
-      EXPECT_GE(Clock::now() - start, std::chrono::milliseconds(100));
+      EXPECT_LT(Clock::now() - start, std::chrono::milliseconds(150));
     }
     require(node.pool->share(0, node.peers, soon()));
     node.write_all(block, 50);
