@@ -59,6 +59,9 @@ Result<std::optional<Placement>> place(Launcher launcher, const char* rank_name,
                  *size - 1, size_name, *size);
   }
   ZBCCL_ASSIGN_OR_RETURN(const auto local, number(local_name));
+  if (local && *local < -1) {  // -1: unknown
+    return error(Code::kInvalidUsage, "{} is {}, expected 0 or more", local_name, *local);
+  }
   Placement placement;
   placement.launcher = launcher;
   placement.rank = *rank;

@@ -202,6 +202,7 @@ TEST(FromEnvironment, BadNumbersAreRefused) {
       {{"RANK", "0"}, {"WORLD_SIZE", "2.0"}},
       {{"PMI_RANK", "0"}, {"PMI_SIZE", "0"}},
       {{"PMI_RANK", "0"}, {"PMI_SIZE", "99999999"}},
+      {{"SLURM_PROCID", "1"}, {"SLURM_NTASKS", "14"}, {"SLURM_LOCALID", "-6"}},
       {{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "127.0.0.1"}, {"MASTER_PORT", "70000"}}};
   for (const Variables& set : bad) {
     const Environment environment(only(set));
