@@ -139,6 +139,10 @@ class Storm {
   }
   ~Storm() {
     set(microseconds(0));
+    // The last one may still be pending for another thread: ignoring it discards it.
+    struct sigaction ignore = {};
+    ignore.sa_handler = SIG_IGN;
+    ::sigaction(SIGALRM, &ignore, nullptr);
     ::sigaction(SIGALRM, &before_, nullptr);
   }
 
