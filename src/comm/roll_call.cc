@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <thread>
@@ -19,7 +20,8 @@ namespace {
 constexpr Milliseconds kLastWords(10);
 // A rank whose socket is closed although its process lives has failed, of which the store is about
 // to know, or is on its way out: sockets close before a process has ended.
-constexpr Milliseconds kReason(500);
+constexpr Milliseconds kReason(2'000);
+constexpr Milliseconds kLongestLook(160);
 
 std::string_view as_text(const Showing& showing) {
   return {reinterpret_cast<const char*>(&showing), sizeof showing};
@@ -101,11 +103,13 @@ Status RollCall::unreachable(int peer, const Status& why, int& culprit) const {
                  "then did not answer. Is it stopped?",
                  rank_, peer, pid, name_);
   }
-  for (const Deadline end = Deadline::after(kReason); !end.passed();) {
+  const Deadline end = Deadline::after(kReason);
+  // A store on a busy machine takes its time to answer.
+  for (Milliseconds look = kLastWords; !end.passed(); look = std::min(2 * look, kLongestLook)) {
     std::this_thread::sleep_for(Milliseconds(1));
     if (has_ended(pid)) return ended(peer);
     culprit = peer;
-    if (Status told = told_by(peer, Deadline::after(kLastWords), culprit); !told.ok()) return told;
+    if (Status told = told_by(peer, Deadline::after(look), culprit); !told.ok()) return told;
   }
   return why.with_prefix(
       format("cannot reach rank {} (process {}) on this machine (are both in one network "
