@@ -355,6 +355,69 @@ ZBCCL_API zbcclResult_t zbcclSend(const void* send, size_t count, zbcclDataType_
 ZBCCL_API zbcclResult_t zbcclRecv(void* recv, size_t count, zbcclDataType_t type, int peer,
                                   zbcclComm_t comm, const zbcclCall_t* call);
 
+/* ---- fused operations
+ * ---------------------------------------------------------------------------------------------
+ */
+
+/* What zbcclAllReduceRmsNorm gives of each normalised row in FP8 (E4M3), besides or instead of the
+ * row itself. The numbers of a group of 128 neighbouring elements share a scale. */
+typedef enum {
+  zbcclNormNoCodes = 0,
+  zbcclNormTensorScale = 1,      /* one scale for everything, which the caller gives */
+  zbcclNormGroupScales = 2,      /* the group's largest magnitude / 448 */
+  zbcclNormGroupPowersOfTwo = 3, /* the same, raised to a power of two */
+  zbcclNumNormCodes = 4
+} zbcclNormCodes_t;
+
+/* Matrices are [tokens, hidden], rows one behind the other. On device memory x, residual, weight,
+ * residual_out and out lie on 16 bytes, codes on 8. */
+typedef struct {
+  size_t size;             /* sizeof(zbcclRmsNorm_t); set by ZBCCL_RMS_NORM_INITIALIZER */
+  const void* x;           /* this rank's part of the sum */
+  const void* residual;    /* the same values on every rank; NULL: none */
+  const void* weight;      /* [hidden], the same values on every rank */
+  void* residual_out;      /* the sum plus residual; may be `residual` or `x`; NULL: not wanted */
+  void* out;               /* the normalised rows; may be `x`; NULL: not wanted */
+  void* codes;             /* [tokens, hidden] bytes of E4M3, where code_form asks for them */
+  float* scales;           /* of the groups; NULL: not wanted */
+  uint8_t* scales_ue8m0;   /* of zbcclNormGroupPowersOfTwo: the exponents, as OCP UE8M0; or NULL */
+  size_t tokens;           /* 0 is legal */
+  size_t hidden;           /* a multiple of 8, with scales of groups of 128; at most 16384 */
+  size_t scale_row_stride; /* elements between the scales of neighbouring tokens, and of */
+  size_t scale_group_stride; /* neighbouring groups: one of them is 1. 0, 0: (hidden / 128, 1) */
+  zbcclDataType_t type;      /* of x, residual, weight, residual_out and out: bf16 or f16 */
+  zbcclNormCodes_t code_form;
+  float epsilon;
+  float scale; /* zbcclNormTensorScale: > 0 */
+  int32_t
+      one_plus_weight; /* not 0: rows are multiplied by 1 + weight, as Gemma keeps its weights */
+  int32_t reserved;
+} zbcclRmsNorm_t;
+
+/* clang-format off */
+#define ZBCCL_RMS_NORM_INITIALIZER {sizeof(zbcclRmsNorm_t), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+                                    0, 0, 0, 0, zbcclBfloat16, zbcclNormNoCodes, 1e-6F, 1.0F, 0, 0}
+/* clang-format on */
+
+/* residual_out = the sum of x over ranks, rounded as by zbcclAllReduce, plus residual, rounded;
+ * out = residual_out / sqrt(mean of its squares + epsilon) * weight, row by row; codes = that
+ * value, not yet rounded, / scale. Every step is one FP32 operation in an order that is written
+ * down (docs/numerics.md): the same bits on every rank, in every run, on GPUs and processors. Ranks
+ * give the same tokens, hidden, type, code_form, epsilon, scale and one_plus_weight, and want the
+ * same outputs. `args` is read before the call returns, asynchronous or not. */
+ZBCCL_API zbcclResult_t zbcclAllReduceRmsNorm(const zbcclRmsNorm_t* args, zbcclComm_t comm,
+                                              const zbcclCall_t* call);
+
+/* A sum over ranks that sends 8-bit codes instead of elements: less to move, and less exact
+ * (docs/numerics.md has the error). `type`: f32, f16 or bf16; `code`: zbcclFloat8e4m3 or zbcclInt8,
+ * with an FP32 scale for each 128 neighbouring elements. Each rank's elements are quantised, their
+ * values are added in rank order in FP32, the sum is quantised once more and then rounded: the same
+ * bits on every rank. With one rank a copy. In place: send == recv. On host memory, where ranks
+ * read each other's elements where they lie, nothing is saved; the result is the same. */
+ZBCCL_API zbcclResult_t zbcclAllReduceQuantized(const void* send, void* recv, size_t count,
+                                                zbcclDataType_t type, zbcclDataType_t code,
+                                                zbcclComm_t comm, const zbcclCall_t* call);
+
 /* ---- groups of calls
  * ---------------------------------------------------------------------------------------------
  */

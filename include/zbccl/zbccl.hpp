@@ -389,6 +389,26 @@ class Communicator {
                             sizes(recv_counts), places(recv_offsets), type, get(), call);
     });
   }
+  void all_reduce_rms_norm(const zbcclRmsNorm_t& args, Options options = {}) {
+    const zbcclCall_t call = make_call(options, nullptr);
+    check(zbcclAllReduceRmsNorm(&args, get(), &call));
+  }
+  Work all_reduce_rms_norm_async(const zbcclRmsNorm_t& args, Options options = {}) {
+    return start(options, [&](const zbcclCall_t* call) {
+      return zbcclAllReduceRmsNorm(&args, get(), call);
+    });
+  }
+  void all_reduce_quantized(const void* send, void* recv, size_t count, zbcclDataType_t type,
+                            zbcclDataType_t code, Options options = {}) {
+    const zbcclCall_t call = make_call(options, nullptr);
+    check(zbcclAllReduceQuantized(send, recv, count, type, code, get(), &call));
+  }
+  Work all_reduce_quantized_async(const void* send, void* recv, size_t count, zbcclDataType_t type,
+                                  zbcclDataType_t code, Options options = {}) {
+    return start(options, [&](const zbcclCall_t* call) {
+      return zbcclAllReduceQuantized(send, recv, count, type, code, get(), call);
+    });
+  }
   void barrier(Options options = {}) {
     const zbcclCall_t call = make_call(options, nullptr);
     check(zbcclBarrier(get(), &call));

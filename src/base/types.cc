@@ -31,11 +31,24 @@ constexpr std::array<const char*, kNumRedOps> kOps = {"sum", "prod", "min", "max
 const char* type_name(DataType type) { return kTypes[static_cast<size_t>(type)].name; }
 const char* op_name(RedOp op) { return kOps[static_cast<size_t>(op)]; }
 const char* operation_name(Operation operation) {
-  static constexpr std::array<const char*, kNumOperations> kNames = {
-      "none",           "init",         "all_reduce",       "all_gather",
-      "reduce_scatter", "broadcast",    "barrier",          "send",
-      "recv",           "reduce",       "gather",           "scatter",
-      "all_to_all",     "all_gather_v", "reduce_scatter_v", "all_to_all_v"};
+  static constexpr std::array<const char*, kNumOperations> kNames = {"none",
+                                                                     "init",
+                                                                     "all_reduce",
+                                                                     "all_gather",
+                                                                     "reduce_scatter",
+                                                                     "broadcast",
+                                                                     "barrier",
+                                                                     "send",
+                                                                     "recv",
+                                                                     "reduce",
+                                                                     "gather",
+                                                                     "scatter",
+                                                                     "all_to_all",
+                                                                     "all_gather_v",
+                                                                     "reduce_scatter_v",
+                                                                     "all_to_all_v",
+                                                                     "all_reduce_rms_norm",
+                                                                     "all_reduce_quantized"};
   const auto index = static_cast<size_t>(operation);
   return index < kNames.size() ? kNames[index] : "unknown";
 }

@@ -28,6 +28,17 @@ inline constexpr int kNumDataTypes = 14;
 enum class RedOp : int { kSum = 0, kProd, kMin, kMax, kAvg };
 inline constexpr int kNumRedOps = 5;
 
+// What becomes of normalised rows besides the rows themselves; the numbers are those of
+// zbcclNormCodes_t.
+enum class NormCodes : int {
+  kNone = 0,
+  kTensorScale,  // e4m3, one scale, given
+  kGroupScales,  // e4m3, a scale for each kScaleGroup elements, from their largest
+  kGroupPowersOfTwo,
+};
+inline constexpr int kNumNormCodes = 4;
+inline constexpr int kScaleGroup = 128;  // elements that share a scale
+
 // What a call does; the numbers travel between ranks.
 enum class Operation : int {
   kNone = 0,
@@ -46,8 +57,10 @@ enum class Operation : int {
   kAllGatherV,
   kReduceScatterV,
   kAllToAllV,
+  kAllReduceRmsNorm,
+  kAllReduceQuantized,
 };
-inline constexpr int kNumOperations = 16;
+inline constexpr int kNumOperations = 18;
 
 inline size_t type_size(DataType type) {
   constexpr unsigned char kSizes[kNumDataTypes] = {4, 8, 2, 2, 1, 1, 1, 1, 4, 4, 8, 8, 2, 2};

@@ -1,7 +1,7 @@
 // Collectives, sends and receives, and the handles of asynchronous calls.
 #include <zbccl/zbccl.h>
 
-#include "capi/group.h"
+#include "capi/call.h"
 #include "capi/guard.h"
 #include "capi/handles.h"
 
@@ -11,49 +11,9 @@ using namespace zbccl;
 using capi::check_handle;
 using capi::check_pointer;
 using capi::guard;
+using capi::make;
 using collectives::Blocks;
 using collectives::Collective;
-
-Status check_how(const zbcclCall_t* call) {
-  if (call == nullptr) return {};
-  ZBCCL_RETURN_IF_ERROR(capi::check_size(call->size, sizeof *call, "zbcclCall_t"));
-  if (call->timeout_ms < 0) {
-    return error(Code::kInvalidArgument, "zbcclCall_t.timeout_ms is {}", call->timeout_ms);
-  }
-  if (call->max_blocks >= 0) return {};
-  return error(Code::kInvalidArgument, "zbcclCall_t.max_blocks is {}", call->max_blocks);
-}
-
-Status start(zbcclComm_t comm, const Collective& what, std::shared_ptr<comm::Work>* work) {
-  return comm->object->run(what, work);
-}
-
-Status start(zbcclComm_t comm, const comm::TransferCall& what, std::shared_ptr<comm::Work>* work) {
-  return comm->object->transfer(what, work);
-}
-
-// Makes the call now, or notes it where the thread has a group open.
-template <typename Call>
-Status make(Call& what, zbcclComm_t comm, const zbcclCall_t* call) {
-  const bool grouped = capi::Group::open();
-  Status status = check_handle(comm);
-  if (status.ok()) status = check_how(call);
-  if (!status.ok()) return capi::Group::refuse(std::move(status));
-  if (call != nullptr) {
-    what.timeout = Milliseconds(call->timeout_ms);
-    what.launch = {call->stream, call->max_blocks};
-  }
-  if (!grouped && (call == nullptr || call->work == nullptr)) [[likely]] {
-    return start(comm, what, nullptr);
-  }
-  std::shared_ptr<comm::Work> work;
-  std::shared_ptr<comm::Work>* const wanted =
-      call != nullptr && call->work != nullptr ? &work : nullptr;
-  ZBCCL_RETURN_IF_ERROR(grouped ? capi::Group::of_this_thread().add(comm, std::move(what), wanted)
-                                : start(comm, what, wanted));
-  if (wanted != nullptr) *call->work = capi::Shells<zbcclWork>::make(std::move(work));
-  return {};
-}
 
 zbcclResult_t run(Collective what, zbcclComm_t comm, const zbcclCall_t* call) {
   return guard([&] { return make(what, comm, call); });

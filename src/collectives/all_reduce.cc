@@ -1,7 +1,8 @@
-// all_reduce. One-shot: bytes read nranks * S, written S, one meeting. Two-shot: read S, written S
-// (a chunk of every input to the same chunk of every output), two meetings; nothing lies in library
-// memory in between. Where an output is ordinary memory, which no peer stores to, each rank keeps
-// its chunk and the others fetch it: one meeting and a copy more.
+// all_reduce, of elements or of their codes. One-shot: bytes read nranks * S, written S, one
+// meeting. Two-shot: read S, written S (a chunk of every input to the same chunk of every output),
+// two meetings; nothing lies in library memory in between. Where an output is ordinary memory,
+// which no peer stores to, each rank keeps its chunk and the others fetch it: one meeting and a
+// copy more.
 #include "collectives/collective.h"
 #include "collectives/reduction.h"
 #include "transport/buffer.h"
@@ -23,7 +24,11 @@ bool all_outputs_mapped(const Team& team) {
 }
 
 plan::Range chunk(const Context& context, const Collective& call, int rank) {
-  return plan::chunk_of(call.count, type_size(call.type), rank, context.team.size());
+  // 128 elements that share a scale make one line of bytes.
+  static_assert(kScaleGroup == 128);
+  const size_t element =
+      call.operation == Operation::kAllReduceQuantized ? 1 : type_size(call.type);
+  return plan::chunk_of(call.count, element, rank, context.team.size());
 }
 
 Status push_chunk(Context& context, const Collective& call) {

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <numeric>
 
+#include "base/format.h"
+#include "kernels/quantize.h"
 #include "transport/buffer.h"
 
 namespace zbccl::collectives {
@@ -28,6 +30,7 @@ Multiples multiples(const Collective& call, int rank, int nranks) {
     case Operation::kGather: return {1, is_root ? n : 0};
     case Operation::kScatter: return {is_root ? n : 0, 1};
     case Operation::kAllToAll: return {n, n};
+    case Operation::kAllReduceRmsNorm: return {1, 0};
     default: return {1, 1};
   }
 }
@@ -65,6 +68,19 @@ Status check_aliasing(const Collective& call, int rank, int nranks) {
                operation_name(call.operation), call.send, static_cast<const void*>(call.recv));
 }
 
+Status check_code(const Collective& call) {
+  if (!kernels::can_quantize(call.type)) {
+    return error(Code::kInvalidArgument,
+                 "all_reduce_quantized: the element type is {}; f32, f16 and bf16 can be quantised",
+                 type_name(call.type));
+  }
+  if (kernels::is_code(call.code)) return {};
+  return error(Code::kInvalidArgument, "all_reduce_quantized: the code is {}; give e4m3 or i8",
+               static_cast<unsigned>(call.code) < kNumDataTypes
+                   ? std::string(type_name(call.code))
+                   : format("{}", static_cast<int>(call.code)));
+}
+
 uint64_t mix(uint64_t x) {
   x = (x ^ (x >> 31)) * 0x9fb21c651e98df25ULL;
   x = (x ^ (x >> 28)) * 0xd1342543de82ef95ULL;
@@ -72,6 +88,14 @@ uint64_t mix(uint64_t x) {
 }
 
 }  // namespace
+
+std::array<const void*, kMostBuffers> buffers_of(const Collective& call) {
+  if (call.norm == nullptr) return {call.send, call.recv};
+  const NormCall& norm = *call.norm;
+  const kernels::NormOutputs& to = norm.outputs;
+  return {call.send, norm.residual, norm.weight, to.residual_out,
+          to.out,    to.codes,      to.scales,   to.exponents};
+}
 
 size_t send_bytes(const Collective& call, int rank, int nranks) {
   const size_t element = type_size(call.type);
@@ -115,9 +139,10 @@ Status check(const Collective& call, int rank, int nranks) {
                  nranks);
   }
   // Every rank sees the same limit, whatever its part.
-  const bool multiplied = call.operation != Operation::kAllReduce &&
-                          call.operation != Operation::kReduce &&
-                          call.operation != Operation::kBroadcast;
+  const bool multiplied =
+      call.operation != Operation::kAllReduce && call.operation != Operation::kReduce &&
+      call.operation != Operation::kBroadcast && call.operation != Operation::kAllReduceRmsNorm &&
+      call.operation != Operation::kAllReduceQuantized;
   const size_t ranks = multiplied ? static_cast<size_t>(nranks) : 1;
   if (call.count > kMostBytes / 8 / ranks &&
       call.count > kMostBytes / type_size(call.type) / ranks) {
@@ -130,6 +155,8 @@ Status check(const Collective& call, int rank, int nranks) {
   if (call.recv == nullptr && recv_bytes(call, rank, nranks) > 0) {
     return error(Code::kInvalidArgument, "{}: the output is a null pointer", name);
   }
+  if (call.operation == Operation::kAllReduceRmsNorm) return check_norm(call);
+  if (call.operation == Operation::kAllReduceQuantized) ZBCCL_RETURN_IF_ERROR(check_code(call));
   if (call.send == call.recv && is_in_place(call, rank)) return {};
   return check_aliasing(call, rank, nranks);
 }
@@ -143,6 +170,10 @@ transport::Signature signature_of(const Context& context, const Collective& call
   signature.root = call.root;
   signature.count = call.count;
   if (swaps_in_place(call)) signature.root = 1;
+  if (call.operation == Operation::kAllReduceQuantized) {
+    signature.root = static_cast<int32_t>(call.code);
+  }
+  if (call.operation == Operation::kAllReduceRmsNorm) describe_norm(*call.norm, &signature);
   if (!has_blocks(call.operation)) [[likely]] {
     return signature;
   }
@@ -206,7 +237,9 @@ Status run(Context& context, const Collective& call) {
                 (call.operation == Operation::kReduceScatter ? static_cast<size_t>(nranks) : 1);
   context.algorithm = plan::choose(call.operation, bytes, nranks, context.tuning);
   switch (call.operation) {
-    case Operation::kAllReduce: return all_reduce(context, call);
+    case Operation::kAllReduce:
+    case Operation::kAllReduceQuantized: return all_reduce(context, call);
+    case Operation::kAllReduceRmsNorm: return all_reduce_rms_norm(context, call);
     case Operation::kAllGather:
     case Operation::kAllGatherV: return all_gather(context, call);
     case Operation::kReduceScatter:

@@ -3,6 +3,7 @@
 // same order.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <memory>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "base/types.h"
+#include "kernels/norm.h"
 #include "plan/plan.h"
 #include "transport/team.h"
 
@@ -33,6 +35,16 @@ struct Launch {
   int max_blocks = 0;      // thread blocks; 0: the communicator's limit
 };
 
+// Of all_reduce_rms_norm, as zbcclRmsNorm_t; the sum's input is Collective::send, its count all
+// elements of the matrix.
+struct NormCall {
+  kernels::Norm norm;
+  size_t tokens = 0;
+  const void* residual = nullptr;
+  const void* weight = nullptr;
+  kernels::NormOutputs outputs;
+};
+
 struct Collective {
   Operation operation = Operation::kNone;
   const void* send = nullptr;
@@ -47,6 +59,8 @@ struct Collective {
   std::shared_ptr<const Blocks> send_blocks;
   std::shared_ptr<const Blocks> recv_blocks;
   Launch launch;
+  std::shared_ptr<const NormCall> norm;  // all_reduce_rms_norm only
+  DataType code = DataType::kE4m3;       // all_reduce_quantized only
 };
 
 // Bytes in one of this rank's buffers.
@@ -85,6 +99,10 @@ size_t payload_bytes(const Collective& call, int rank);
 
 Status check(const Collective& call, int rank, int nranks);
 
+// Every buffer of a call, null ones among them.
+inline constexpr size_t kMostBuffers = 8;
+std::array<const void*, kMostBuffers> buffers_of(const Collective& call);
+
 struct Context {
   transport::Team& team;
   const plan::Tuning& tuning;
@@ -105,6 +123,10 @@ Status reduce(Context& context, const Collective& call);
 Status gather(Context& context, const Collective& call);
 Status scatter(Context& context, const Collective& call);
 Status all_to_all(Context& context, const Collective& call);
+Status all_reduce_rms_norm(Context& context, const Collective& call);
+// What check() does for it besides, and what it shows of its arguments.
+Status check_norm(const Collective& call);
+void describe_norm(const NormCall& call, transport::Signature* signature);
 
 // What every rank shows of `call`.
 transport::Signature signature_of(const Context& context, const Collective& call);

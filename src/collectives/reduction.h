@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <functional>
 #include <vector>
 
 #include "base/status.h"
@@ -26,6 +27,15 @@ class PerRank {
   std::array<T, kInline> inline_;
   std::vector<T> heap_;
 };
+
+// Gets rank r's elements [first, first + count) in src[r].
+using UseSources = std::function<void(const void* const* src, size_t first, size_t count)>;
+
+// Calls `use` for elements [range) of every rank's shown input: once where all of it is mapped
+// here, else for one piece after the other, which was read into scratch; a piece has whole `grain`
+// elements. The team has entered the operation.
+Status with_sources(Context& context, const Collective& call, plan::Range range, size_t grain,
+                    const UseSources& use);
 
 // Reduces elements [range) of every rank's shown input, in rank order, to each of `num_dst` places
 // that this process can store to. The team has entered the operation.

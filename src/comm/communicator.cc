@@ -136,9 +136,9 @@ Status Communicator::run(const collectives::Collective& call, std::shared_ptr<Wo
   std::shared_ptr<Work> own;
   if (work == nullptr) work = &own;
   if (*work == nullptr) *work = std::make_shared<Work>();
-  auto leases = std::make_shared<std::array<memory::Lease, 2>>();
-  (*leases)[0] = memory::Lease(call.send);
-  (*leases)[1] = memory::Lease(call.recv);
+  auto leases = std::make_shared<std::array<memory::Lease, collectives::kMostBuffers>>();
+  const auto buffers = collectives::buffers_of(call);
+  for (size_t i = 0; i < buffers.size(); ++i) (*leases)[i] = memory::Lease(buffers[i]);
   collective_lane_->post([this, call, handle = *work, leases]() mutable {
     const Status status = execute(call);
     leases.reset();

@@ -1,4 +1,5 @@
 // Calls on device memory: which calls those are, and their way to the engine.
+#include <algorithm>
 #include <vector>
 
 #include "base/log.h"
@@ -11,8 +12,13 @@ bool Communicator::on_device(const collectives::Collective& call) const {
   if (call.operation == Operation::kBarrier) {
     return call.launch.stream != nullptr && engine_ != nullptr;
   }
-  // Where one of them is null or not used on this rank, the other tells.
-  return memory::device_of(call.recv) >= 0 || memory::device_of(call.send) >= 0;
+  // Where one of them is null or not used on this rank, another tells.
+  if (call.norm == nullptr) {
+    return memory::device_of(call.recv) >= 0 || memory::device_of(call.send) >= 0;
+  }
+  const auto buffers = collectives::buffers_of(call);
+  return std::any_of(buffers.begin(), buffers.end(),
+                     [](const void* buffer) { return memory::device_of(buffer) >= 0; });
 }
 
 Status Communicator::check_streamless(const collectives::Launch& launch) {

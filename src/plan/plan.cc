@@ -52,6 +52,8 @@ Algorithm choose(Operation operation, uint64_t bytes, int nranks, const Tuning& 
   const bool small = bytes <= tuning.one_shot_max;
   switch (operation) {
     case Operation::kAllReduce:
+    case Operation::kAllReduceRmsNorm:
+    case Operation::kAllReduceQuantized:
     case Operation::kReduce:
       return small || nranks == 1 ? Algorithm::kOneShot : Algorithm::kTwoShot;
     case Operation::kReduceScatter:

@@ -53,6 +53,28 @@ struct alignas(kLine) Packet {
 static_assert(sizeof(Packet) == kLine);
 static_assert(offsetof(Packet, tally) == 64, "all that every operation reads is one cache line");
 
+// What a packet of all_reduce_rms_norm has no room for: its outputs, and, for messages, what its
+// signature knows as one number.
+struct alignas(kLine) Annex {
+  static constexpr int kBuffers = 5;
+  BufferRef buffers[kBuffers];
+  uint64_t strides[2];  // of the scales, in elements
+  float epsilon;
+  float scale;
+};
+static_assert(sizeof(Annex) == kLine);
+
+// Signature::red_op of all_reduce_rms_norm; the lowest two bits are the NormCodes.
+enum NormFlag : uint8_t {
+  kNormForm = 3,
+  kNormResidual = 4,
+  kNormResidualOut = 8,
+  kNormOut = 16,
+  kNormScales = 32,
+  kNormExponents = 64,
+  kNormOnePlusWeight = 128,
+};
+
 // One peer's block in the buffers of an operation with per-rank sizes.
 struct BlockRow {
   uint64_t send_count = 0;   // elements
@@ -108,6 +130,7 @@ struct alignas(kLine) Answer {
 struct ControlBlock {
   AbortWord abort;
   Packet packets[2];
+  Annex annexes[2];  // by parity, as the packets
   PhaseFlag phase;
   Bell bell;
   Doorbell doorbell;

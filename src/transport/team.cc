@@ -24,11 +24,33 @@ constexpr auto kLongWait = Milliseconds(10);    // then the others are told whom
 // What a call meets whose peer is being killed: its memory is gone, or its connection.
 bool may_be_death(Code code) { return code == Code::kRemoteFailed || code == Code::kNetwork; }
 
+// The rest of an all_reduce_rms_norm's text.
+std::string describe_norm(const Signature& s) {
+  constexpr const char* kForms[] = {"", ", codes with one scale", ", codes with group scales",
+                                    ", codes with powers of two"};
+  std::string text = format(", rows of {}{}", s.root, kForms[s.red_op & kNormForm]);
+  if ((s.red_op & kNormOnePlusWeight) != 0) text += ", 1 + weight";
+  if ((s.red_op & kNormResidual) == 0) text += ", no residual";
+  constexpr std::pair<NormFlag, const char*> kOutputs[] = {{kNormResidualOut, "residual_out"},
+                                                           {kNormOut, "out"},
+                                                           {kNormScales, "scales"},
+                                                           {kNormExponents, "scales_ue8m0"}};
+  text += ", gives";
+  for (const auto& [flag, name] : kOutputs) {
+    if ((s.red_op & flag) != 0) text += format(" {}", name);
+  }
+  return text + ")";
+}
+
 std::string describe(const Signature& s) {
   const auto operation = static_cast<Operation>(s.operation);
   std::string text = operation_name(operation);
   if (operation == Operation::kInit || operation == Operation::kBarrier) return text;
   text += format("({} x {}", s.count, type_name(static_cast<DataType>(s.type % kNumDataTypes)));
+  if (operation == Operation::kAllReduceRmsNorm) return text + describe_norm(s);
+  if (operation == Operation::kAllReduceQuantized) {
+    text += format(" as {}", type_name(static_cast<DataType>(s.root % kNumDataTypes)));
+  }
   if (reduces(operation)) {
     text += format(", {}", op_name(static_cast<RedOp>(s.red_op % kNumRedOps)));
   }
@@ -111,6 +133,11 @@ std::string Team::describe_call(int rank) const {
   const Signature& signature = packet(rank).signature;
   std::string text = describe(signature);
   const auto operation = static_cast<Operation>(signature.operation);
+  if (operation == Operation::kAllReduceRmsNorm) {
+    const Annex& more = annex(rank);
+    return text + format(" with epsilon {}, scale {}, strides {} and {}", more.epsilon, more.scale,
+                         more.strides[0], more.strides[1]);
+  }
   if (!has_blocks(operation) || operation == Operation::kAllToAllV) return text;
   text += " with sizes ";
   for (int peer = 0; peer < std::min(size(), kMostSizes); ++peer) {

@@ -71,6 +71,12 @@ class Team {
   const BlockRow& row(int rank, int peer) const {
     return peers_[static_cast<size_t>(rank)].block->rows(epoch(), size())[peer];
   }
+  // What this rank adds to its packet of the operation to be entered next.
+  Annex& next_annex() const { return own().annexes[(epoch() + 1) & 1U]; }
+  // What `rank` added to its packet of the current operation.
+  const Annex& annex(int rank) const {
+    return peers_[static_cast<size_t>(rank)].block->annexes[epoch() & 1U];
+  }
   // The half of the outbox that the operation to be entered next may fill.
   std::byte* next_outbox() const {
     return own_outbox_ + ((epoch() + 1) & 1U) * options_.outbox_bytes;

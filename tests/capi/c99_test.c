@@ -88,6 +88,28 @@ static void test_collectives(zbcclComm_t comm, int rank) {
   CHECK_OK(zbcclMemFree(registered));
 }
 
+static void test_fused(zbcclComm_t comm, int rank) {
+  const uint16_t one = 0x3F80; /* 1 in bf16 */
+  uint16_t x[8];
+  uint16_t out[8] = {0};
+  float values[2] = {1.0f, -1.0f};
+  zbcclRmsNorm_t norm = ZBCCL_RMS_NORM_INITIALIZER;
+  int i;
+  for (i = 0; i < 8; ++i) x[i] = rank == 0 ? one : 0;
+  norm.x = x;
+  norm.weight = x;
+  norm.out = out;
+  norm.tokens = 1;
+  norm.hidden = 8;
+  norm.epsilon = 0.0f;
+  CHECK_OK(zbcclAllReduce(x, x, 8, zbcclBfloat16, zbcclMax, comm, NULL));
+  for (i = 0; i < 8; ++i) CHECK(x[i] == one);
+  CHECK_OK(zbcclAllReduceRmsNorm(&norm, comm, NULL));
+  for (i = 0; i < 8; ++i) CHECK(out[i] == one);
+  CHECK_OK(zbcclAllReduceQuantized(values, values, 2, zbcclFloat32, zbcclInt8, comm, NULL));
+  CHECK(values[0] > 1.98f && values[0] < 2.02f && values[1] == -values[0]);
+}
+
 static void test_rooted(zbcclComm_t comm, int rank) {
   const int32_t mine = rank + 1;
   int32_t sum = -1;
@@ -176,6 +198,7 @@ static void test_communicator(zbcclComm_t comm, int rank) {
   CHECK_OK(zbcclCommCount(comm, &value));
   CHECK(value == kRanks);
   test_collectives(comm, rank);
+  test_fused(comm, rank);
   test_rooted(comm, rank);
   test_per_rank_sizes(comm, rank);
   test_groups(comm, rank);

@@ -46,6 +46,27 @@ int main(void) {
   FIELD(zbcclMemReport_t, device_held_bytes);
   FIELD(zbcclMemReport_t, device_reserved_bytes);
 
+  STRUCT(zbcclRmsNorm_t);
+  FIELD(zbcclRmsNorm_t, size);
+  FIELD(zbcclRmsNorm_t, x);
+  FIELD(zbcclRmsNorm_t, residual);
+  FIELD(zbcclRmsNorm_t, weight);
+  FIELD(zbcclRmsNorm_t, residual_out);
+  FIELD(zbcclRmsNorm_t, out);
+  FIELD(zbcclRmsNorm_t, codes);
+  FIELD(zbcclRmsNorm_t, scales);
+  FIELD(zbcclRmsNorm_t, scales_ue8m0);
+  FIELD(zbcclRmsNorm_t, tokens);
+  FIELD(zbcclRmsNorm_t, hidden);
+  FIELD(zbcclRmsNorm_t, scale_row_stride);
+  FIELD(zbcclRmsNorm_t, scale_group_stride);
+  FIELD(zbcclRmsNorm_t, type);
+  FIELD(zbcclRmsNorm_t, code_form);
+  FIELD(zbcclRmsNorm_t, epsilon);
+  FIELD(zbcclRmsNorm_t, scale);
+  FIELD(zbcclRmsNorm_t, one_plus_weight);
+  FIELD(zbcclRmsNorm_t, reserved);
+
   STRUCT(zbcclCommStats_t);
   FIELD(zbcclCommStats_t, size);
   FIELD(zbcclCommStats_t, operations);
@@ -190,7 +211,6 @@ int main(void) {
   CONSTANT(zbcclMax);
   CONSTANT(zbcclAvg);
   CONSTANT(zbcclNumOps);
-
   CONSTANT(ZBCCL_MOE_MAX_TOPK);
   CONSTANT(ZBCCL_MOE_SCALE_GROUP);
   CONSTANT(zbcclMoeRankMajor);
@@ -204,5 +224,10 @@ int main(void) {
   CONSTANT(zbcclMoeQuantFp8Pow2);
   CONSTANT(zbcclMoeQuantFp8Ue8m0);
   CONSTANT(zbcclMoeQuantInt8);
+  CONSTANT(zbcclNormNoCodes);
+  CONSTANT(zbcclNormTensorScale);
+  CONSTANT(zbcclNormGroupScales);
+  CONSTANT(zbcclNormGroupPowersOfTwo);
+  CONSTANT(zbcclNumNormCodes);
   return 0;
 }

@@ -10,8 +10,9 @@
 #include <tuple>
 
 #include "gpu/device_array.h"
-#include "gpu/fused_reference.h"
 #include "kernels/cuda/rms_norm.cuh"
+#include "reduce_reference.h"
+#include "support/fused_reference.h"
 
 namespace zbccl::test {
 namespace {
@@ -179,7 +180,8 @@ TEST_P(GpuNormTest, equals_the_reference_with_any_number_of_threads) {
     // Groups of 128 fill a row; else rows need whole packs only.
     const bool groups = scales == Scales::kGroup || scales == Scales::kGroupPowerOfTwo;
     if (groups && hidden % 128 != 0) continue;
-    NormCase norm = {type, hidden, 1e-6F, hidden % 1024 == 0, scales, 0.0371F};
+    NormCase norm = {
+        static_cast<zbcclDataType_t>(type), hidden, 1e-6F, hidden % 1024 == 0, scales, 0.0371F};
     const Bytes x = make_rows(type, hidden, 1);
     const Bytes residual = make_rows(type, hidden, 2);
     const Bytes weight = make_rows(type, hidden, 3);

@@ -67,5 +67,7 @@ Reply launch(Communicator& self, const char* name, CallOptions options, Operand&
 
 // The operations with sizes of their own for each rank.
 void bind_operations_v(nanobind::class_<Communicator>& type);
+// The fused ones.
+void bind_operations_fused(nanobind::class_<Communicator>& type);
 
 }  // namespace zbccl::python

@@ -217,6 +217,7 @@ void bind_operations(nb::class_<Communicator>& type) {
            nb::sig("def barrier(self, timeout_ms: int, asynchronous: bool) -> "
                    "tuple[Flight | None, Tensor | None]"));
   bind_operations_v(type);
+  bind_operations_fused(type);
 }
 
 #undef ZBCCL_DEFINE

@@ -35,6 +35,7 @@ from zbccl.errors import (
     UnsupportedError,
     VersionMismatchError,
 )
+from zbccl.fused import RmsNorm
 from zbccl.groups import group
 from zbccl.rendezvous import C10dStore, LocalStore, Store, from_store, init, init_all
 from zbccl.work import Work
@@ -75,6 +76,7 @@ __all__ = [
     "OutOfMemoryError",
     "RemoteFailedError",
     "RevokedError",
+    "RmsNorm",
     "Store",
     "Tensor",
     "TimeoutError",

@@ -102,6 +102,27 @@ class Communicator:
     def reduce(
         self, x: object, root: int, out: object | None, op: str, timeout_ms: int, asynchronous: bool
     ) -> tuple[Flight | None, Tensor | None]: ...
+    def all_reduce_rms_norm(
+        self,
+        x: object,
+        weight: object,
+        residual: object | None,
+        residual_out: object | None,
+        out: object | None,
+        codes: str,
+        codes_out: object | None,
+        scales_out: object | None,
+        columns: bool,
+        wants_out: bool,
+        scale: float,
+        epsilon: float,
+        one_plus_weight: bool,
+        timeout_ms: int,
+        asynchronous: bool,
+    ) -> tuple[Flight | None, Tensor | None, Tensor | None, Tensor | None]: ...
+    def all_reduce_quantized(
+        self, x: object, out: object | None, code: str, timeout_ms: int, asynchronous: bool
+    ) -> tuple[Flight | None, Tensor | None]: ...
     def reduce_scatter(
         self, x: object, out: object | None, op: str, timeout_ms: int, asynchronous: bool
     ) -> tuple[Flight | None, Tensor | None]: ...

@@ -11,6 +11,7 @@ from types import TracebackType
 from zbccl import _zbccl
 from zbccl.dtypes import dtype_name
 from zbccl.errors import Code, Error, error_type
+from zbccl.fused import Fused
 from zbccl.messages import Messages
 from zbccl.movements import Movements
 from zbccl.reductions import Reductions
@@ -30,7 +31,7 @@ def empty(shape: int | Sequence[int], dtype: object = "f32") -> _zbccl.Tensor:
     return _zbccl.empty((shape,) if isinstance(shape, int) else tuple(shape), dtype_name(dtype))
 
 
-class Communicator(Reductions, Movements, Messages):
+class Communicator(Reductions, Fused, Movements, Messages):
     """One rank's membership in a group. Made by `zbccl.init` and its relatives.
 
     Tensors are NumPy arrays, PyTorch CPU tensors, `zbccl.Tensor`, or any object with DLPack or the

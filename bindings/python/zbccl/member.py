@@ -31,7 +31,7 @@ def require_known_kind(x: object, out: object | None, name: str) -> None:
         )
 
 
-def _like(made: _zbccl.Tensor | None, x: object) -> Any:
+def like(made: _zbccl.Tensor | None, x: object) -> Any:
     """A tensor of zbccl's, as the kind of tensor that `x` is."""
     assert made is not None
     match _kind(x):
@@ -65,5 +65,5 @@ class Member:
 
     def _made(self, name: str, reply: Reply, x: T | None, out: T | None) -> T | Work[T]:
         """Of an operation that makes its output unless given `out`: the kind of tensor `x` is."""
-        output: T = _like(reply[1], x) if out is None else out
+        output: T = like(reply[1], x) if out is None else out
         return self._given(name, reply, output)

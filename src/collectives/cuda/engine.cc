@@ -83,6 +83,10 @@ Status Engine::run(const Collective& call) {
 }
 
 Status Engine::dispatch(const Collective& call, cudaStream_t stream) {
+  if (call.operation == Operation::kAllReduceRmsNorm ||
+      call.operation == Operation::kAllReduceQuantized) {
+    return error(Code::kUnsupported, "{} serves host memory only", operation_name(call.operation));
+  }
   if (team_->size() == 1) return copy_alone(call, stream);
   if (reduces(call.operation)) return reduce(call, stream);
   if (call.operation == Operation::kBroadcast) return broadcast(call, stream);

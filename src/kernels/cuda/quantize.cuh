@@ -15,7 +15,6 @@
 
 namespace zbccl::cuda {
 
-inline constexpr int kScaleGroup = 128;  // elements
 inline constexpr float kLeastAmax = 1e-10F;
 inline constexpr uint32_t kFullWarp = 0xFFFFFFFFU;
 

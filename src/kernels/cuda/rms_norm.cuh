@@ -16,12 +16,7 @@
 
 namespace zbccl::cuda {
 
-enum class NormCodes {
-  kNone,
-  kTensorScale,  // one scale, given
-  kGroupScales,  // of each 128 elements, from their largest
-  kGroupPowersOfTwo,
-};
+using zbccl::NormCodes;
 
 // hidden: a multiple of the elements of a pack, with group scales of 128. Addresses are aligned to
 // 16 bytes.

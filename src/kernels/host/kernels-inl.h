@@ -13,6 +13,7 @@
 #define hwy ZBCCL_SIMD_HWY
 
 #include <hwy/highway.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -23,6 +24,7 @@
 // clang-format off
 #include "kernels/host/formats-inl.h"
 #include "kernels/host/operators-inl.h"
+#include "kernels/host/groups-inl.h"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();
@@ -295,7 +297,11 @@ const Target kTable = {
      ZBCCL_INTEGER_ROW(int32_t, uint32_t), ZBCCL_INTEGER_ROW(uint32_t, uint32_t),
      ZBCCL_INTEGER_ROW(int64_t, uint64_t), ZBCCL_INTEGER_ROW(uint64_t, uint64_t),
      ZBCCL_INTEGER_ROW(int16_t, uint16_t), ZBCCL_INTEGER_ROW(uint16_t, uint16_t)},
-    &stream_copy};
+    &stream_copy,
+    {&norm_row<F16>, &norm_row<Bf16Lanes>},
+    {{&quantized_sum<F32, E4m3Code>, &quantized_sum<F32, Int8Code>},
+     {&quantized_sum<F16, E4m3Code>, &quantized_sum<F16, Int8Code>},
+     {&quantized_sum<Bf16Lanes, E4m3Code>, &quantized_sum<Bf16Lanes, Int8Code>}}};
 
 }  // namespace zbccl::kernels::ZBCCL_SIMD_TARGET
 HWY_AFTER_NAMESPACE();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "base/types.h"
@@ -21,11 +22,31 @@ struct Call {
 };
 using Kernel = void (*)(const Call& call);
 
+// One row of norm_rows(), its scales one behind the other.
+struct NormRow {
+  const void* x;
+  const void* residual;  // null: none
+  const void* weight;
+  size_t hidden;
+  float epsilon;
+  float inverse_scale;
+  bool one_plus_weight;
+  NormCodes form;
+  float* widened;      // scratch: `hidden` floats, rounded up to 256
+  void* residual_out;  // null: not wanted
+  void* out;           // the same
+  uint8_t* codes;      // these three as `form` needs them
+  float* scales;
+  uint8_t* exponents;
+};
+
 struct Target {
   const char* name;
   // Float kAvg included; the caller does integer kAvg by kSum and a division.
   Kernel reduce[kNumDataTypes][kNumRedOps];
   void (*stream_copy)(void* dst, const void* src, size_t bytes);  // the caller fences
+  void (*norm[2])(const NormRow& row);                            // f16, bf16
+  Kernel quantized_sum[3][2];  // f32, f16, bf16; e4m3, int8. num_src >= 1
 };
 
 // Compiled in and supported by this processor, best first; never empty.

@@ -1,16 +1,15 @@
-#include "gpu/fused_reference.h"
+#include "support/fused_reference.h"
 
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
+
+#include "support/data.h"
+#include "support/floats.h"
 
 namespace zbccl::test {
 namespace {
-
-using kernels::test::decode;
-using kernels::test::encode;
-using kernels::test::get_element;
-using kernels::test::set_element;
 
 constexpr size_t kGroup = 128;
 constexpr size_t kPack = 8;  // elements
@@ -69,7 +68,7 @@ void quantize_row(const NormCase& norm, const std::vector<float>& y, NormResult&
     }
     const float inverse = 1.0F / scale;
     const float scaled = y[i] * inverse;
-    result.codes[i] = static_cast<uint8_t>(encode(DataType::kE4m3, scaled));
+    result.codes[i] = static_cast<uint8_t>(encode(scaled, format_of(zbcclFloat8e4m3)));
   }
 }
 
@@ -83,24 +82,23 @@ NormResult norm_reference(const NormCase& norm, const uint8_t* x, const uint8_t*
   result.out.resize(2 * count);
   std::vector<float> r(count);
   for (size_t i = 0; i < count; ++i) {
-    uint64_t bits = get_element(norm.type, x, i);
     if (residual != nullptr) {
-      const float sum =
-          decode(norm.type, bits) + decode(norm.type, get_element(norm.type, residual, i));
-      bits = encode(norm.type, sum);
+      const float sum = load_float(norm.type, x, i) + load_float(norm.type, residual, i);
+      store_float(norm.type, result.residual_out.data(), i, sum);
+    } else {
+      std::memcpy(&result.residual_out[2 * i], x + 2 * i, 2);  // a NaN keeps its payload
     }
-    set_element(norm.type, result.residual_out.data(), i, bits);
-    r[i] = decode(norm.type, bits);
+    r[i] = load_float(norm.type, result.residual_out.data(), i);
   }
   const float mean = sum_of_squares(r) / static_cast<float>(norm.hidden);
   const float factor = 1.0F / std::sqrt(mean + norm.epsilon);
   std::vector<float> y(count);
   for (size_t i = 0; i < count; ++i) {
-    const float w = decode(norm.type, get_element(norm.type, weight, i));
+    const float w = load_float(norm.type, weight, i);
     const float by = norm.one_plus_weight ? 1.0F + w : w;
     const float normalised = r[i] * factor;
     y[i] = normalised * by;
-    set_element(norm.type, result.out.data(), i, encode(norm.type, y[i]));
+    store_float(norm.type, result.out.data(), i, y[i]);
   }
   if (norm.scales != Scales::kNone) quantize_row(norm, y, result);
   return result;
@@ -123,13 +121,53 @@ QuantizedGroups quantize_reference(bool int8, const std::vector<float>& values) 
       result.codes.push_back(code);
       back = static_cast<float>(code);
     } else {
-      const uint64_t code = encode(DataType::kE4m3, scaled);
+      const uint32_t code = encode(scaled, format_of(zbcclFloat8e4m3));
       result.codes.push_back(static_cast<int>(code));
-      back = decode(DataType::kE4m3, code);
+      back = decode(code, format_of(zbcclFloat8e4m3));
     }
     result.values.push_back(back * scale);
   }
   return result;
+}
+
+Bytes quantized_sum_reference(const std::vector<const void*>& inputs, size_t count,
+                              zbcclDataType_t type, bool int8) {
+  const size_t element = element_size(type);
+  Bytes result(count * element);
+  if (inputs.size() == 1) {
+    if (count > 0) std::memcpy(result.data(), inputs[0], count * element);
+    return result;
+  }
+  // Whole groups; what is missing from the last counts as zeros.
+  const size_t padded = (count + kGroup - 1) / kGroup * kGroup;
+  std::vector<float> sum;
+  for (const void* input : inputs) {
+    std::vector<float> values(padded);
+    for (size_t i = 0; i < count; ++i) values[i] = load_float(type, input, i);
+    values = quantize_reference(int8, values).values;
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] = sum[i] + values[i];
+    if (sum.empty()) sum = values;
+  }
+  sum = quantize_reference(int8, sum).values;
+  for (size_t i = 0; i < count; ++i) store_float(type, result.data(), i, sum[i]);
+  return result;
+}
+
+float load_float(zbcclDataType_t type, const void* data, size_t index) {
+  const auto* const bytes = static_cast<const uint8_t*>(data);
+  uint32_t bits = 0;
+  std::memcpy(&bits, bytes + index * element_size(type), element_size(type));
+  return type == zbcclFloat32 ? std::bit_cast<float>(bits) : decode(bits, format_of(type));
+}
+
+void store_float(zbcclDataType_t type, void* data, size_t index, float value) {
+  uint32_t bits = 0;
+  if (type != zbcclFloat32) {
+    bits = encode(value, format_of(type));
+  } else {
+    bits = std::isnan(value) ? 0x7FC00000U : std::bit_cast<uint32_t>(value);
+  }
+  std::memcpy(static_cast<uint8_t*>(data) + index * element_size(type), &bits, element_size(type));
 }
 
 }  // namespace zbccl::test

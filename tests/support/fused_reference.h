@@ -1,20 +1,19 @@
-// What src/kernels/cuda/rms_norm.cuh and quantize.cuh compute, in plain scalar code for the host.
+// What the fused operations compute (docs/numerics.md), in plain scalar code of its own.
 #pragma once
+
+#include <zbccl/zbccl.h>
 
 #include <cstdint>
 #include <vector>
 
-#include "base/types.h"
-#include "reduce_reference.h"
-
 namespace zbccl::test {
 
-using kernels::test::Bytes;
+using Bytes = std::vector<uint8_t>;
 
 enum class Scales { kNone, kTensor, kGroup, kGroupPowerOfTwo };
 
 struct NormCase {
-  DataType type = DataType::kBf16;
+  zbcclDataType_t type = zbcclBfloat16;  // or f16
   int hidden = 0;
   float epsilon = 0;
   bool one_plus_weight = false;
@@ -41,5 +40,13 @@ struct QuantizedGroups {
   std::vector<float> values;  // codes times scales
 };
 QuantizedGroups quantize_reference(bool int8, const std::vector<float>& values);
+
+// The result of zbcclAllReduceQuantized: `inputs` by rank, each of `count` elements.
+Bytes quantized_sum_reference(const std::vector<const void*>& inputs, size_t count,
+                              zbcclDataType_t type, bool int8);
+
+// An element of a float type of up to 32 bits, and the canonical bits of a value rounded to it.
+float load_float(zbcclDataType_t type, const void* data, size_t index);
+void store_float(zbcclDataType_t type, void* data, size_t index, float value);
 
 }  // namespace zbccl::test
