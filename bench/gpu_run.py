@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,31 @@ class Runner:
         programs = sorted((self.build / "bin").glob("gpu_*_test"))
         if not programs:
             self.fail("no gpu_*_test is built", "")
-        return [self.test(program) for program in programs]
+        return [self.test(program) for program in programs] + self.python_tests()
+
+    def python_tests(self) -> list[Row]:
+        if not (self.build / "python/zbccl").exists():
+            say("the Python package is not built there: its tests are left out")
+            return []
+        begin = time.monotonic()
+        counts = {"passed": 0, "failed": 0, "skipped": 0}
+        with tempfile.TemporaryDirectory(prefix="zbccl-gpu-") as folder:
+            report = Path(folder) / "report.xml"
+            words = [sys.executable, "-m", "pytest", "-q", str(ROOT / "tests/python/test_cuda.py")]
+            env = {"PYTHONPATH": str(self.build / "python")}
+            code, output = self.run([*words, f"--junitxml={report}"], TEST_SECONDS, env)
+            if report.exists():
+                for case in ElementTree.parse(report).iter("testcase"):
+                    if case.find("failure") is not None or case.find("error") is not None:
+                        counts["failed"] += 1
+                        self.failures.append(case.get("name", "?"))
+                    else:
+                        counts["skipped" if case.find("skipped") is not None else "passed"] += 1
+        seconds = round(time.monotonic() - begin, 1)
+        if code:
+            self.fail(f"test_cuda.py ended with code {code}", output)
+        say(f"test_cuda.py: {counts}, {seconds} s")
+        return [{"program": "test_cuda.py", **counts, "code": code, "seconds": seconds}]
 
     # ---- compute-sanitizer
 

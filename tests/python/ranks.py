@@ -55,9 +55,15 @@ def _enter(
     size: int,
     unique_id: str,
     arguments: tuple[Any, ...],
+    cuda: bool,
 ) -> None:
     try:
-        with zbccl.init(rank, size, unique_id, timeout=LIMIT / 2) as comm:
+        if cuda:
+            import torch
+
+            torch.cuda.set_device(rank)
+        device = rank if cuda else None
+        with zbccl.init(rank, size, unique_id, timeout=LIMIT / 2, device=device) as comm:
             result = body(comm, *arguments)
         answers.put((rank, True, result))
     except BaseException:
@@ -65,18 +71,25 @@ def _enter(
 
 
 def run_processes(
-    size: int, body: Callable[..., Any], *arguments: Any, silent: tuple[int, ...] = ()
+    size: int,
+    body: Callable[..., Any],
+    *arguments: Any,
+    silent: tuple[int, ...] = (),
+    cuda: bool = False,
 ) -> dict[int, Any]:
     """Calls `body(comm, *arguments)` in `size` fresh processes; results by rank.
 
-    Ranks in `silent` are not waited for: they are expected to die.
+    Ranks in `silent` are not waited for: they are expected to die. With `cuda` each rank has the
+    CUDA device of its number.
     """
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
     unique_id = zbccl.get_unique_id()
     processes = [
         context.Process(
-            target=_enter, args=(answers, body, rank, size, str(unique_id), arguments), daemon=True
+            target=_enter,
+            args=(answers, body, rank, size, str(unique_id), arguments, cuda),
+            daemon=True,
         )
         for rank in range(size)
     ]

@@ -95,8 +95,10 @@ def test_old_dlpack(solo: zbccl.Communicator) -> None:
     assert out.tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("device", "name"), [(2, "CUDA"), (10, "ROCm"), (8, "type 8")])
-def test_device_tensors_are_unsupported(solo: zbccl.Communicator, device: int, name: str) -> None:
+@pytest.mark.parametrize(
+    ("device", "name"), [(13, "CUDA managed memory"), (10, "ROCm"), (8, "type 8")]
+)
+def test_other_devices_are_unsupported(solo: zbccl.Communicator, device: int, name: str) -> None:
     with pytest.raises(zbccl.UnsupportedError, match=f"{name}.*host memory"):
         solo.all_reduce(OldExporter(zbccl.empty(3), (device, 0)))
 

@@ -11,10 +11,11 @@ namespace nb = nanobind;
 namespace zbccl::python {
 namespace {
 
-Output allocate(const Shape& shape, zbcclDataType_t type) {
+Output allocate(const Shape& shape, zbcclDataType_t type, int device) {
   Output output;
-  Tensor tensor = Tensor::empty(shape, type);
-  output.operand = {tensor.block->data(), tensor.count(), type, shape, tensor.block};
+  Tensor tensor = Tensor::empty(shape, type, device);
+  output.operand = {tensor.block->data(), tensor.count(), type,        shape,
+                    tensor.block,         device,         tensor.block};
   output.made = nb::cast(std::move(tensor));
   return output;
 }
@@ -46,7 +47,7 @@ Shape piece_of(const Operand& input, int ranks, const std::string& name) {
 
 Output open_output(nb::handle out, const Operand& input, std::initializer_list<Shape> shapes,
                    const std::string& name) {
-  if (out.is_none()) return allocate(*shapes.begin(), input.type);
+  if (out.is_none()) return allocate(*shapes.begin(), input.type, input.device);
   Output output;
   output.operand = Operand::import(out, Access::kWrite, name + ": out");
   if (input.type != output.operand.type) {

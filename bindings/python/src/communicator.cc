@@ -69,6 +69,7 @@ Communicator::Use::Use(Communicator& self, const char* name) : self_(self) {
 Communicator::Communicator(zbcclComm_t comm) : comm_(comm) {
   (void)zbcclCommUserRank(comm, &rank_);
   (void)zbcclCommCount(comm, &size_);
+  if (zbcclCommGetDevice(comm, &device_) != zbcclSuccess || device_ < 0) device_ = kHost;
 }
 
 Communicator::~Communicator() {
@@ -85,12 +86,32 @@ zbcclComm_t Communicator::get(const char* action) const {
   return comm_;
 }
 
+void Communicator::place(const char* name, const Operand& operand, CallOptions& options) const {
+  if (operand.device == kHost) return;
+  if (operand.device != device_) {
+    fail(zbcclInvalidUsage, std::string(name) + ": a tensor lies on CUDA device " +
+                                std::to_string(operand.device) + ", but the communicator " +
+                                (device_ == kHost ? "has no device: pass device= when it is made"
+                                                  : "serves device " + std::to_string(device_)));
+  }
+  if (options.device == kHost) {
+    options.device = operand.device;
+    options.stream = current_stream(operand.device);
+  }
+  if (operand.block != nullptr) operand.block->used_on(options.stream);
+}
+
 FlightPtr Communicator::run(const char* name, CallOptions options, std::vector<Operand> operands,
                             const std::function<zbcclResult_t(const zbcclCall_t*)>& call) {
   zbcclComm_t comm = get(name);
   const Use use(*this, name);
+  for (const Operand& operand : operands) place(name, operand, options);
   zbcclCall_t how = ZBCCL_CALL_INITIALIZER;
   how.timeout_ms = options.timeout_ms;
+  if (options.device != kHost) {
+    how.stream = options.stream;
+    how.max_blocks = current_max_blocks();
+  }
   Group* const group = Group::current();
   if (group != nullptr && !options.asynchronous) {
     check(call(&how));
@@ -213,6 +234,7 @@ void bind_communicator(nb::module_& module) {
   type.def_prop_ro("rank", &Communicator::rank)
       .def_prop_ro("size", &Communicator::size)
       .def_prop_ro("closed", &Communicator::closed)
+      .def_prop_ro("device", &Communicator::device)
       .def_prop_ro("busy", &Communicator::busy)
       .def_prop_ro("async_error", &async_error)
       .def_prop_ro("last_algorithm",
@@ -225,6 +247,7 @@ void bind_communicator(nb::module_& module) {
           [](Communicator& self, int color, int key, int64_t timeout_ms) {
             zbcclConfig_t config = ZBCCL_CONFIG_INITIALIZER;
             config.timeout_ms = timeout_ms;
+            config.device = self.device() == kHost ? ZBCCL_DEVICE_NONE : self.device();
             return self.split(color, key, config);
           },
           nb::arg("color"), nb::arg("key"), nb::arg("timeout_ms"),

@@ -50,6 +50,8 @@ using FlightPtr = std::shared_ptr<Flight>;
 struct CallOptions {
   int64_t timeout_ms = 0;
   bool asynchronous = false;
+  int device = kHost;  // of a call without tensors; else they tell
+  zbcclStream_t stream = nullptr;
 };
 
 class Communicator {
@@ -62,6 +64,8 @@ class Communicator {
   int rank() const noexcept { return rank_; }
   int size() const noexcept { return size_; }
   bool closed() const noexcept { return comm_ == nullptr; }
+  // Ordinal of its CUDA device, or kHost.
+  int device() const noexcept { return device_; }
   // The handle; Failure once closed.
   zbcclComm_t get(const char* action) const;
 
@@ -81,10 +85,13 @@ class Communicator {
 
  private:
   void keep(const FlightPtr& flight);
+  // Notes where a tensor of the call lies; Failure where this communicator does not serve it.
+  void place(const char* name, const Operand& operand, CallOptions& options) const;
 
   zbcclComm_t comm_;
   int rank_ = 0;
   int size_ = 0;
+  int device_ = kHost;
   pid_t owner_ = getpid();
   const char* in_use_by_ = nullptr;
   std::vector<FlightPtr> flights_;

@@ -8,6 +8,8 @@
 #include "bindings/python/src/communicator.h"
 #include "bindings/python/src/error.h"
 #include "bindings/python/src/group.h"
+#include "bindings/python/src/registration.h"
+#include "bindings/python/src/stream.h"
 #include "bindings/python/src/tensor.h"
 
 namespace nb = nanobind;
@@ -28,6 +30,9 @@ nb::dict memory_report() {
   table["direct_calls"] = report.direct_calls;
   table["staged_calls"] = report.staged_calls;
   table["attached_bytes"] = report.attached_bytes;
+  table["device_user_bytes"] = report.device_user_bytes;
+  table["device_held_bytes"] = report.device_held_bytes;
+  table["device_reserved_bytes"] = report.device_reserved_bytes;
   return table;
 }
 
@@ -54,9 +59,11 @@ NB_MODULE(_zbccl, module) {
   module.doc() = "Native part of zbccl; use the package zbccl.";
   zbccl::python::register_failures();
   zbccl::python::bind_tensor(module);
+  zbccl::python::bind_stream(module);
   zbccl::python::bind_communicator(module);
   zbccl::python::bind_group(module);
   zbccl::python::bind_rendezvous(module);
+  zbccl::python::bind_registration(module);
   module.def("memory_report", &memory_report, nb::sig("def memory_report() -> dict[str, int]"));
   module.def("version", &version);
   module.def("environment", &environment);

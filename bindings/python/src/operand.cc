@@ -123,16 +123,16 @@ Operand from_buffer(nb::handle object, Access access, const std::string& what) {
 
 // ---- DLPack
 
-void require_host(int32_t device, const std::string& what) {
-  if (device == dlpack::kCpu || device == dlpack::kCudaHost) return;
-  const bool cuda = device == dlpack::kCuda || device == dlpack::kCudaManaged;
-  const std::string name = cuda ? "a CUDA device"
-                           : device == dlpack::kRocm
+// The CUDA device's ordinal, or kHost.
+int place_of(dlpack::Device device, const std::string& what) {
+  if (device.type == dlpack::kCpu || device.type == dlpack::kCudaHost) return kHost;
+  if (device.type == dlpack::kCuda) return device.id;
+  const std::string name = device.type == dlpack::kCudaManaged ? "CUDA managed memory"
+                           : device.type == dlpack::kRocm
                                ? "a ROCm device"
-                               : "DLPack device type " + std::to_string(device);
-  fail(zbcclUnsupported,
-       what + " lies on " + name +
-           "; this release of zbccl works on host memory only: copy it to the CPU");
+                               : "DLPack device type " + std::to_string(device.type);
+  fail(zbcclUnsupported, what + " lies in " + name +
+                             "; zbccl works on host memory and on the memory of CUDA devices");
 }
 
 zbcclDataType_t type_of_dlpack(dlpack::DataType dtype, const std::string& what) {
@@ -179,8 +179,8 @@ bool row_major(const dlpack::Tensor& tensor) {
 
 Operand from_dlpack_tensor(const dlpack::Tensor& tensor, uint64_t flags,
                            std::shared_ptr<void> holder, Access access, const std::string& what) {
-  require_host(tensor.device.type, what);
   Operand operand;
+  operand.device = place_of(tensor.device, what);
   operand.type = type_of_dlpack(tensor.dtype, what);
   require_writable(access, (flags & dlpack::kReadOnly) != 0, what);
   if (access == Access::kWrite && (flags & dlpack::kCopied) != 0) {
@@ -240,24 +240,28 @@ Operand from_exchange_api(const dlpack::ExchangeApi& api, nb::handle object, Acc
   return from_dlpack_tensor(owned->tensor, owned->flags, owned, access, what);
 }
 
-nb::object call_dlpack(nb::handle object) {
+// On a device the operation is ordered by its stream, so the export need not order anything (-1).
+nb::object call_dlpack(nb::handle object, int device) {
   const nb::object method = object.attr("__dlpack__");
+  const nb::object stream = device == kHost ? nb::none() : nb::object(nb::int_(-1));
   try {
-    return method(nb::arg("max_version") = nb::make_tuple(1, 0));
+    return method(nb::arg("stream") = stream, nb::arg("max_version") = nb::make_tuple(1, 0));
   } catch (nb::python_error& error) {
     if (!error.matches(PyExc_TypeError)) throw;
   }
-  return method();  // an exporter from before version 1
+  // An exporter from before version 1.
+  return device == kHost ? method() : method(nb::arg("stream") = stream);
 }
 
 Operand from_capsule(nb::handle object, Access access, const std::string& what) {
   nb::object capsule;
   try {
+    int device = kHost;
     if (nb::hasattr(object, "__dlpack_device__")) {
-      const nb::object device = object.attr("__dlpack_device__")();
-      require_host(nb::cast<int32_t>(nb::int_(device[0])), what);
+      const nb::object place = object.attr("__dlpack_device__")();
+      device = place_of({nb::cast<int32_t>(nb::int_(place[0])), nb::cast<int32_t>(place[1])}, what);
     }
-    capsule = call_dlpack(object);
+    capsule = call_dlpack(object, device);
   } catch (nb::python_error& error) {
     fail_export(error, what);
   }
@@ -291,8 +295,8 @@ void refuse_gradients(nb::handle object, const std::string& what) {
 
 Operand Operand::import(nb::handle object, Access access, const std::string& what) {
   if (Tensor* tensor = nullptr; nb::try_cast(object, tensor) && tensor != nullptr) {
-    return Operand{tensor->block->data(), tensor->count(), tensor->type, tensor->shape,
-                   tensor->block};
+    return Operand{tensor->block->data(), tensor->count(),         tensor->type, tensor->shape,
+                   tensor->block,         tensor->block->device(), tensor->block};
   }
   if (PyObject_CheckBuffer(object.ptr()) != 0) return from_buffer(object, access, what);
   if (const dlpack::ExchangeApi* api = exchange_api(object)) {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "bindings/python/src/stream.h"
 #include "bindings/python/src/tensor.h"
 
 namespace zbccl::python {
@@ -21,10 +22,13 @@ struct Operand {
   zbcclDataType_t type = zbcclFloat32;
   Shape shape;
   std::shared_ptr<void> holder;
+  int device = kHost;            // ordinal of the CUDA device that the memory is on
+  std::shared_ptr<Block> block;  // of a zbccl.Tensor
 
   // Takes a zbccl.Tensor, an object with the buffer protocol, or one with DLPack, without a copy.
-  // It must lie in host memory, be row-major, and be writable for kWrite. `what` ("all_reduce: x")
-  // opens the messages.
+  // It must lie in host memory or on a CUDA device, be row-major, and be writable for kWrite.
+  // `what` ("all_reduce: x") opens the messages. What a framework has under way on the memory is
+  // not waited for.
   static Operand import(nanobind::handle object, Access access, const std::string& what);
 };
 

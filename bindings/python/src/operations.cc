@@ -162,7 +162,13 @@ Reply broadcast(Communicator& self, nb::handle x, int root, nb::handle out, int6
 Reply barrier(Communicator& self, int64_t timeout_ms, bool asynchronous) {
   Operand input;
   Output output;
-  return launch(self, "barrier", {timeout_ms, asynchronous}, input, output,
+  CallOptions options = {timeout_ms, asynchronous};
+  // Without tensors only a stream that was named says that it is to meet on the device.
+  if (const auto stream = named_stream(); stream && self.device() != kHost) {
+    options.device = self.device();
+    options.stream = *stream;
+  }
+  return launch(self, "barrier", options, input, output,
                 [](const Arguments& a) { return zbcclBarrier(a.comm, a.how); });
 }
 

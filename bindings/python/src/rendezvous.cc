@@ -74,11 +74,14 @@ class Store {
   zbcclStore_t store_ = nullptr;
 };
 
-zbcclConfig_t make_config(int64_t timeout_ms, int64_t init_timeout_ms, int wait) {
+zbcclConfig_t make_config(int64_t timeout_ms, int64_t init_timeout_ms, int wait, int device,
+                          int max_blocks) {
   zbcclConfig_t config = ZBCCL_CONFIG_INITIALIZER;
   config.timeout_ms = timeout_ms;
   config.init_timeout_ms = init_timeout_ms;
   config.host_wait = wait;
+  config.device = device;
+  config.max_blocks = max_blocks;
   return config;
 }
 
@@ -102,32 +105,36 @@ std::unique_ptr<Communicator> connect_one(std::function<zbcclResult_t(zbcclComm_
 }
 
 std::unique_ptr<Communicator> init_rank(const UniqueId& id, int rank, int size, int64_t timeout_ms,
-                                        int64_t init_timeout_ms, int wait) {
-  const zbcclConfig_t config = make_config(timeout_ms, init_timeout_ms, wait);
+                                        int64_t init_timeout_ms, int wait, int device,
+                                        int max_blocks) {
+  const zbcclConfig_t config = make_config(timeout_ms, init_timeout_ms, wait, device, max_blocks);
   return connect_one([id, rank, size, config](zbcclComm_t* comm) {
     return zbcclCommInitRank(comm, size, id.id, rank, &config);
   });
 }
 
-std::unique_ptr<Communicator> init_env(int64_t timeout_ms, int64_t init_timeout_ms, int wait) {
-  const zbcclConfig_t config = make_config(timeout_ms, init_timeout_ms, wait);
+std::unique_ptr<Communicator> init_env(int64_t timeout_ms, int64_t init_timeout_ms, int wait,
+                                       int device, int max_blocks) {
+  const zbcclConfig_t config = make_config(timeout_ms, init_timeout_ms, wait, device, max_blocks);
   return connect_one([config](zbcclComm_t* comm) { return zbcclCommInitEnv(comm, &config); });
 }
 
 std::unique_ptr<Communicator> init_store(const std::shared_ptr<Store>& store,
                                          const std::string& name, int rank, int size,
-                                         int64_t timeout_ms, int64_t init_timeout_ms, int wait) {
-  const zbcclConfig_t config = make_config(timeout_ms, init_timeout_ms, wait);
+                                         int64_t timeout_ms, int64_t init_timeout_ms, int wait,
+                                         int device, int max_blocks) {
+  const zbcclConfig_t config = make_config(timeout_ms, init_timeout_ms, wait, device, max_blocks);
   return connect_one([store, name, rank, size, config](zbcclComm_t* comm) {
     return zbcclCommInitStore(comm, size, rank, store->get(), name.c_str(), &config);
   });
 }
 
-Made init_all(int count, int64_t timeout_ms, int64_t init_timeout_ms, int wait) {
+Made init_all(int count, int64_t timeout_ms, int64_t init_timeout_ms, int wait, int device,
+              int max_blocks) {
   if (count < 1) {
     fail(zbcclInvalidArgument, "init_all: expected at least 1 rank, got " + std::to_string(count));
   }
-  const zbcclConfig_t config = make_config(timeout_ms, init_timeout_ms, wait);
+  const zbcclConfig_t config = make_config(timeout_ms, init_timeout_ms, wait, device, max_blocks);
   return connect(count, [count, config](zbcclComm_t* comms) {
     return zbcclCommInitAll(comms, count, &config);
   });
@@ -166,13 +173,15 @@ void bind_rendezvous(nb::module_& module) {
   module.def("c10d_store", &Store::c10d, nb::arg("host"), nb::arg("port"));
 
   module.def("init_rank", &init_rank, nb::arg("unique_id"), nb::arg("rank"), nb::arg("size"),
-             nb::arg("timeout_ms"), nb::arg("init_timeout_ms"), nb::arg("wait"));
+             nb::arg("timeout_ms"), nb::arg("init_timeout_ms"), nb::arg("wait"), nb::arg("device"),
+             nb::arg("max_blocks"));
   module.def("init_env", &init_env, nb::arg("timeout_ms"), nb::arg("init_timeout_ms"),
-             nb::arg("wait"));
+             nb::arg("wait"), nb::arg("device"), nb::arg("max_blocks"));
   module.def("init_store", &init_store, nb::arg("store"), nb::arg("name"), nb::arg("rank"),
-             nb::arg("size"), nb::arg("timeout_ms"), nb::arg("init_timeout_ms"), nb::arg("wait"));
+             nb::arg("size"), nb::arg("timeout_ms"), nb::arg("init_timeout_ms"), nb::arg("wait"),
+             nb::arg("device"), nb::arg("max_blocks"));
   module.def("init_all", &init_all, nb::arg("count"), nb::arg("timeout_ms"),
-             nb::arg("init_timeout_ms"), nb::arg("wait"));
+             nb::arg("init_timeout_ms"), nb::arg("wait"), nb::arg("device"), nb::arg("max_blocks"));
 }
 
 }  // namespace zbccl::python

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <limits>
 #include <optional>
 #include <type_traits>
@@ -52,16 +53,28 @@ zbcclDataType_t type_from_name(const std::string& name) {
   fail(zbcclInvalidArgument, "unknown dtype '" + name + "'; known are " + known);
 }
 
-Block::Block(size_t bytes) : bytes_(bytes) { check(zbcclMemAlloc(&data_, bytes == 0 ? 1 : bytes)); }
+Block::Block(size_t bytes, int device) : bytes_(std::max<size_t>(bytes, 1)), device_(device) {
+  if (device == kHost) {
+    check(zbcclMemAlloc(&data_, bytes_));
+  } else {
+    check(zbcclMemAllocDevice(&data_, bytes_, device));
+    used_on(current_stream(device));
+  }
+}
 
 Block::~Block() {
   // The pool of a forked child is its parent's.
-  if (getpid() == owner_) (void)zbcclMemFree(data_);
+  if (getpid() != owner_) return;
+  if (device_ == kHost) {
+    (void)zbcclMemFree(data_);
+  } else {
+    zbcclTorchFree(data_, static_cast<ssize_t>(bytes_), device_, stream());
+  }
 }
 
-Tensor Tensor::empty(Shape shape, zbcclDataType_t type) {
+Tensor Tensor::empty(Shape shape, zbcclDataType_t type, int device) {
   const size_t bytes = element_count(shape) * zbcclTypeSize(type);
-  return Tensor{std::make_shared<Block>(bytes), std::move(shape), type};
+  return Tensor{std::make_shared<Block>(bytes, device), std::move(shape), type};
 }
 
 namespace {
@@ -120,6 +133,12 @@ struct Export {
 int get_buffer(PyObject* object, Py_buffer* view, int flags) {
   static_assert(sizeof(Py_ssize_t) == sizeof(int64_t));
   const Tensor& tensor = *nb::inst_ptr<Tensor>(nb::handle(object));
+  if (tensor.block->device() != kHost) {
+    PyErr_SetString(PyExc_BufferError,
+                    "the tensor lies on a CUDA device, which the buffer protocol does not reach: "
+                    "use .torch() or DLPack");
+    return -1;
+  }
   const char* format = buffer_format(tensor.type);
   if (format == nullptr) {
     PyErr_Format(PyExc_BufferError,
@@ -172,6 +191,11 @@ constexpr const char* capsule_name() {
   return std::is_same_v<M, dlpack::Managed> ? "dltensor" : "dltensor_versioned";
 }
 
+dlpack::Device place_of(const Tensor& tensor) {
+  const int device = tensor.block->device();
+  return device == kHost ? dlpack::Device{dlpack::kCpu, 0} : dlpack::Device{dlpack::kCuda, device};
+}
+
 template <typename M>
 nb::object export_capsule(const Tensor& tensor) {
   auto held = std::make_unique<Exported<M>>();
@@ -180,7 +204,7 @@ nb::object export_capsule(const Tensor& tensor) {
   held->strides = row_major_strides(tensor.shape, 1);
   M& managed = held->managed;
   managed.tensor = {tensor.block->data(),
-                    {dlpack::kCpu, 0},
+                    place_of(tensor),
                     static_cast<int32_t>(held->shape.size()),
                     dlpack_type(tensor.type),
                     held->shape.data(),
@@ -203,14 +227,34 @@ void capsule_destructor(PyObject* capsule) {
   managed->deleter(managed);
 }
 
-nb::object to_dlpack(const Tensor& tensor, const nb::object& stream,
+// A consumer on another stream than the tensor's last operation would have to wait for it, which
+// only the two streams' owner can arrange.
+void check_stream(const Tensor& tensor, std::optional<int64_t> stream) {
+  if (tensor.block->device() == kHost) {
+    if (stream) {
+      throw nb::buffer_error("a tensor in host memory has no stream: pass stream=None");
+    }
+    return;
+  }
+  constexpr int64_t kNoOrder = -1;
+  constexpr int64_t kLegacyDefault = 1;
+  if (stream.value_or(kNoOrder) == kNoOrder) return;
+  const auto wanted = static_cast<uintptr_t>(*stream == kLegacyDefault ? 0 : *stream);
+  if (wanted == reinterpret_cast<uintptr_t>(tensor.block->stream())) return;
+  throw nb::buffer_error(
+      "the tensor was last used on another stream: make that one current, or order the two and "
+      "pass stream=-1");
+}
+
+nb::object to_dlpack(const Tensor& tensor, std::optional<int64_t> stream,
                      std::optional<std::pair<int, int>> max_version,
                      std::optional<std::pair<int, int>> device, std::optional<bool> copy) {
-  if (!stream.is_none()) {
-    throw nb::buffer_error("a tensor in host memory has no stream: pass stream=None");
-  }
-  if (device && *device != std::pair<int, int>(dlpack::kCpu, 0)) {
-    throw nb::buffer_error("a zbccl.Tensor lies in host memory: device must be (1, 0)");
+  check_stream(tensor, stream);
+  const dlpack::Device place = place_of(tensor);
+  if (device && *device != std::pair<int, int>(place.type, place.id)) {
+    throw nb::buffer_error(("a zbccl.Tensor is exported where it lies only: dl_device must be (" +
+                            std::to_string(place.type) + ", " + std::to_string(place.id) + ")")
+                               .c_str());
   }
   if (copy.value_or(false))
     throw nb::buffer_error("a zbccl.Tensor is exported without a copy only");
@@ -224,8 +268,17 @@ Tensor as_bytes(const Tensor& tensor) {
   return Tensor{tensor.block, {static_cast<int64_t>(tensor.bytes())}, zbcclUint8};
 }
 
+std::string device_name(const Tensor& tensor) {
+  const int device = tensor.block->device();
+  return device == kHost ? "cpu" : "cuda:" + std::to_string(device);
+}
+
 nb::object to_numpy(nb::handle self) {
   const Tensor& tensor = nb::cast<const Tensor&>(self);
+  if (tensor.block->device() != kHost) {
+    fail(zbcclUnsupported, "the tensor lies on " + device_name(tensor) +
+                               ", where NumPy does not reach: use .torch()");
+  }
   const nb::module_ numpy = nb::module_::import_("numpy");
   if (buffer_format(tensor.type) != nullptr) return numpy.attr("asarray")(self);
   nb::object types;
@@ -268,6 +321,7 @@ void bind_tensor(nb::module_& module) {
       .def_prop_ro(
           "dtype", [](const Tensor& self) { return zbcclTypeName(self.type); },
           nb::sig("def dtype(self) -> str"), "Name of the element type: \"f32\", \"bf16\", ...")
+      .def_prop_ro("device", &device_name, "Where the memory lies: \"cpu\" or \"cuda:N\".")
       .def_prop_ro(
           "ndim", [](const Tensor& self) { return self.shape.size(); }, "Number of dimensions.")
       .def_prop_ro("size", &Tensor::count, "Number of elements.")
@@ -284,26 +338,34 @@ void bind_tensor(nb::module_& module) {
       .def("__dlpack__", &to_dlpack, nb::kw_only(), nb::arg("stream") = nb::none(),
            nb::arg("max_version") = nb::none(), nb::arg("dl_device") = nb::none(),
            nb::arg("copy") = nb::none(),
-           nb::sig(
-               "def __dlpack__(self, *, stream: None = None, max_version: tuple[int, int] | None "
-               "= None, dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> "
-               "object"),
+           nb::sig("def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, "
+                   "int] | None "
+                   "= None, dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> "
+                   "object"),
            "A DLPack capsule over the same memory.")
       .def(
-          "__dlpack_device__", [](const Tensor&) { return std::pair(int(dlpack::kCpu), 0); },
-          "(1, 0): host memory.")
+          "__dlpack_device__",
+          [](const Tensor& self) {
+            const dlpack::Device place = place_of(self);
+            return std::pair(static_cast<int>(place.type), static_cast<int>(place.id));
+          },
+          nb::sig("def __dlpack_device__(self) -> tuple[int, int]"),
+          "(1, 0): host memory; (2, N): CUDA device N.")
       .def("__repr__", [](const Tensor& self) {
+        const std::string place =
+            self.block->device() == kHost ? "" : ", device='" + device_name(self) + "'";
         return "zbccl.Tensor(shape=" + to_string(self.shape) + ", dtype='" +
-               zbcclTypeName(self.type) + "')";
+               zbcclTypeName(self.type) + "'" + place + ")";
       });
   module.def(
       "empty",
-      [](Shape shape, const std::string& dtype) {
-        return Tensor::empty(std::move(shape), type_from_name(dtype));
+      [](Shape shape, const std::string& dtype, int device) {
+        return Tensor::empty(std::move(shape), type_from_name(dtype), device);
       },
-      nb::arg("shape"), nb::arg("dtype"),
-      nb::sig("def empty(shape: Sequence[int], dtype: str) -> Tensor"),
-      "A tensor from the pool; its contents are undefined.");
+      nb::arg("shape"), nb::arg("dtype"), nb::arg("device"),
+      nb::sig("def empty(shape: Sequence[int], dtype: str, device: int) -> Tensor"),
+      "A tensor from the pool, on a CUDA device or, for -1, in host memory; its contents are "
+      "undefined.");
 }
 
 }  // namespace zbccl::python

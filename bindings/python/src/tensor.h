@@ -5,10 +5,13 @@
 #include <unistd.h>
 #include <zbccl/zbccl.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include "bindings/python/src/stream.h"
 
 namespace zbccl::python {
 
@@ -27,16 +30,23 @@ zbcclDataType_t type_from_name(const std::string& name);
 // deleter, which runs on any thread and without the GIL.
 class Block {
  public:
-  explicit Block(size_t bytes);
+  // `device`: a CUDA device's ordinal or kHost.
+  explicit Block(size_t bytes, int device = kHost);
   ~Block();
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
   void* data() const noexcept { return data_; }
   size_t bytes() const noexcept { return bytes_; }
+  int device() const noexcept { return device_; }
+  // Device memory is used again only once this stream has come past the end of the block's life.
+  void used_on(zbcclStream_t stream) noexcept { stream_.store(stream, std::memory_order_relaxed); }
+  zbcclStream_t stream() const noexcept { return stream_.load(std::memory_order_relaxed); }
 
  private:
   void* data_ = nullptr;
   size_t bytes_;
+  int device_;
+  std::atomic<zbcclStream_t> stream_{nullptr};
   pid_t owner_ = getpid();
 };
 
@@ -45,7 +55,7 @@ struct Tensor {
   Shape shape;
   zbcclDataType_t type = zbcclFloat32;
 
-  static Tensor empty(Shape shape, zbcclDataType_t type);
+  static Tensor empty(Shape shape, zbcclDataType_t type, int device = kHost);
   size_t count() const { return element_count(shape); }
   size_t bytes() const { return count() * zbcclTypeSize(type); }
 };

@@ -18,6 +18,7 @@ from typing import Any
 from zbccl import _zbccl
 from zbccl._zbccl import Tensor, UniqueId, get_unique_id
 from zbccl.communicator import Communicator, empty
+from zbccl.devices import launch, mem_pool, register
 from zbccl.errors import (
     AbortedError,
     Code,
@@ -49,7 +50,8 @@ def memory_report() -> dict[str, int]:
     `staged_bytes`, `landing_bytes`, `metadata_bytes` and `held_bytes` are defined in
     docs/architecture.md; `user_bytes` are live tensors of the pool, `reserved_bytes` address
     space; `direct_calls` used every buffer in place, `staged_calls` fell back to copies;
-    `attached_bytes` moved straight between processes by cross-memory attach.
+    `attached_bytes` moved straight between processes by cross-memory attach. The counts with
+    `device_` are of CUDA memory, on all devices together.
     """
     return _zbccl.memory_report()
 
@@ -92,5 +94,8 @@ __all__ = [
     "group",
     "init",
     "init_all",
+    "launch",
+    "mem_pool",
     "memory_report",
+    "register",
 ]

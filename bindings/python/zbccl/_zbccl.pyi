@@ -20,6 +20,10 @@ class Tensor:
         """Name of the element type: "f32", "bf16", ..."""
 
     @property
+    def device(self) -> str:
+        """Where the memory lies: "cpu" or "cuda:N"."""
+
+    @property
     def ndim(self) -> int:
         """Number of dimensions."""
 
@@ -49,7 +53,7 @@ class Tensor:
     def __dlpack__(
         self,
         *,
-        stream: None = None,
+        stream: int | None = None,
         max_version: tuple[int, int] | None = None,
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
@@ -57,13 +61,30 @@ class Tensor:
         """A DLPack capsule over the same memory."""
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """(1, 0): host memory."""
+        """(1, 0): host memory; (2, N): CUDA device N."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __repr__(self) -> str: ...
 
-def empty(shape: Sequence[int], dtype: str) -> Tensor:
-    """A tensor from the pool; its contents are undefined."""
+def empty(shape: Sequence[int], dtype: str, device: int) -> Tensor:
+    """
+    A tensor from the pool, on a CUDA device or, for -1, in host memory; its contents are undefined.
+    """
+
+def set_launch(stream: int | None, max_blocks: int) -> tuple[int | None, int]:
+    """Sets what calls of this thread on device memory use, and gives what they used."""
+
+class Registration:
+    """Device memory that the peers can reach."""
+
+    def __init__(self, x: object) -> None: ...
+    def close(self) -> None:
+        """Ends it, before the memory is freed; twice is allowed."""
+
+    def __enter__(self) -> Registration: ...
+    def __exit__(self, *args: object) -> None: ...
+
+def library_path() -> str: ...
 
 class Flight:
     """A running asynchronous operation."""
@@ -86,6 +107,8 @@ class Communicator:
     def size(self) -> int: ...
     @property
     def closed(self) -> bool: ...
+    @property
+    def device(self) -> int: ...
     @property
     def busy(self) -> bool: ...
     @property
@@ -215,14 +238,31 @@ class Store:
 def local_store() -> Store: ...
 def c10d_store(host: str, port: int) -> Store: ...
 def init_rank(
-    unique_id: UniqueId, rank: int, size: int, timeout_ms: int, init_timeout_ms: int, wait: int
+    unique_id: UniqueId,
+    rank: int,
+    size: int,
+    timeout_ms: int,
+    init_timeout_ms: int,
+    wait: int,
+    device: int,
+    max_blocks: int,
 ) -> Communicator: ...
-def init_env(timeout_ms: int, init_timeout_ms: int, wait: int) -> Communicator: ...
+def init_env(
+    timeout_ms: int, init_timeout_ms: int, wait: int, device: int, max_blocks: int
+) -> Communicator: ...
 def init_store(
-    store: Store, name: str, rank: int, size: int, timeout_ms: int, init_timeout_ms: int, wait: int
+    store: Store,
+    name: str,
+    rank: int,
+    size: int,
+    timeout_ms: int,
+    init_timeout_ms: int,
+    wait: int,
+    device: int,
+    max_blocks: int,
 ) -> Communicator: ...
 def init_all(
-    count: int, timeout_ms: int, init_timeout_ms: int, wait: int
+    count: int, timeout_ms: int, init_timeout_ms: int, wait: int, device: int, max_blocks: int
 ) -> list[Communicator]: ...
 def memory_report() -> dict[str, int]: ...
 def version() -> str: ...

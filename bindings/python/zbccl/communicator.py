@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from zbccl import _zbccl
+from zbccl.devices import device_ordinal
 from zbccl.dtypes import dtype_name
 from zbccl.errors import Code, Error, error_type
 from zbccl.fused import Fused
@@ -21,24 +22,31 @@ from zbccl.work import Timeout, milliseconds
 _open: weakref.WeakSet[Communicator] = weakref.WeakSet()
 
 
-def empty(shape: int | Sequence[int], dtype: object = "f32") -> _zbccl.Tensor:
+def empty(
+    shape: int | Sequence[int], dtype: object = "f32", device: object = None
+) -> _zbccl.Tensor:
     """A `zbccl.Tensor` in the process's pool, which every rank on the machine reaches in place.
 
     Operations on such tensors move nothing through intermediate buffers. `dtype` is a name
-    ("f32", "bf16", "float8_e4m3fn", ...) or a dtype of NumPy or PyTorch. The contents are
-    undefined. Any thread. Raises InvalidArgumentError and OutOfMemoryError.
+    ("f32", "bf16", "float8_e4m3fn", ...) or a dtype of NumPy or PyTorch, `device` "cpu" (also for
+    None), "cuda", "cuda:1", an ordinal or a torch.device. The contents are undefined. Memory of a
+    device is used again, after the tensor's life, once the stream of its last operation has come
+    past it. Any thread. Raises InvalidArgumentError, OutOfMemoryError and UnsupportedError.
     """
-    return _zbccl.empty((shape,) if isinstance(shape, int) else tuple(shape), dtype_name(dtype))
+    lengths = (shape,) if isinstance(shape, int) else tuple(shape)
+    return _zbccl.empty(lengths, dtype_name(dtype), device_ordinal(device))
 
 
 class Communicator(Reductions, Fused, Movements, Messages):
     """One rank's membership in a group. Made by `zbccl.init` and its relatives.
 
-    Tensors are NumPy arrays, PyTorch CPU tensors, `zbccl.Tensor`, or any object with DLPack or the
-    buffer protocol; they are used in place, never copied to be passed on. They must lie in host
-    memory and be C-contiguous, outputs must be writable, and a PyTorch tensor must not require
-    grad (pass `x.detach()`). Element types are f32 f64 f16 bf16 e4m3 e5m2 and the signed and
-    unsigned integers of 8 to 64 bits; bool and complex are refused.
+    Tensors are NumPy arrays, PyTorch tensors, `zbccl.Tensor`, or any object with DLPack or the
+    buffer protocol; they are used in place, never copied to be passed on. They lie in host memory
+    or on the communicator's CUDA device and are C-contiguous, outputs must be writable, and a
+    PyTorch tensor must not require grad (pass `x.detach()`). A call on CUDA tensors is enqueued on
+    the current stream and returns (`zbccl.launch` names another stream); its work handle is done
+    once the stream has come past the call. Element types are f32 f64 f16 bf16 e4m3 e5m2 and the
+    signed and unsigned integers of 8 to 64 bits; bool and complex are refused.
 
     Every rank makes the same calls in the same order with the same counts, types, operators and
     roots. A mismatch raises InvalidUsageError on every rank before any output is written.
@@ -59,9 +67,11 @@ class Communicator(Reductions, Fused, Movements, Messages):
 
     # ---- memory, parts, life
 
-    def empty(self, shape: int | Sequence[int], dtype: object = "f32") -> _zbccl.Tensor:
-        """As `zbccl.empty`: a tensor in memory that the other ranks reach in place."""
-        return empty(shape, dtype)
+    def empty(
+        self, shape: int | Sequence[int], dtype: object = "f32", device: object = None
+    ) -> _zbccl.Tensor:
+        """As `zbccl.empty`; "cuda" is the communicator's device."""
+        return empty(shape, dtype, self.device if device == "cuda" else device)
 
     def split(self, color: int, key: int = 0, *, timeout: Timeout = None) -> Communicator | None:
         """Collective: ranks that give the same `color` >= 0 form a communicator.
@@ -88,6 +98,12 @@ class Communicator(Reductions, Fused, Movements, Messages):
         """
         self._native.close()
         _open.discard(self)
+
+    @property
+    def device(self) -> str:
+        """The CUDA device whose memory it serves besides host memory, "cuda:N", or "cpu"."""
+        ordinal = self._native.device
+        return "cpu" if ordinal < 0 else f"cuda:{ordinal}"
 
     @property
     def closed(self) -> bool:

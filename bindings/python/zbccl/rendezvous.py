@@ -6,6 +6,7 @@ from typing import Literal
 
 from zbccl import _zbccl
 from zbccl.communicator import Communicator
+from zbccl.devices import communicator_device
 from zbccl.errors import InvalidArgumentError
 from zbccl.work import Timeout, milliseconds
 
@@ -36,10 +37,20 @@ class C10dStore(Store):
         self._native = _zbccl.c10d_store(host, port)
 
 
-def _config(timeout: Timeout, init_timeout: Timeout, wait: Wait) -> tuple[int, int, int]:
+def _config(
+    timeout: Timeout, init_timeout: Timeout, wait: Wait, device: object, max_blocks: int
+) -> tuple[int, int, int, int, int]:
     if wait not in _WAITS:
         raise InvalidArgumentError(f"wait: expected {', '.join(_WAITS)}, got {wait!r}")
-    return milliseconds(timeout), milliseconds(init_timeout, "init_timeout"), _WAITS[wait]
+    if max_blocks < 0:
+        raise InvalidArgumentError(f"max_blocks: expected 0 or more, got {max_blocks}")
+    return (
+        milliseconds(timeout),
+        milliseconds(init_timeout, "init_timeout"),
+        _WAITS[wait],
+        communicator_device(device),
+        max_blocks,
+    )
 
 
 def init(
@@ -50,6 +61,8 @@ def init(
     *,
     init_timeout: Timeout = None,
     wait: Wait = "auto",
+    device: object = None,
+    max_blocks: int = 0,
 ) -> Communicator:
     """Joins the other ranks and returns this rank's communicator. Collective.
 
@@ -60,12 +73,18 @@ def init(
 
     `timeout` is the deadline of every wait in seconds (None: ZBCCL_TIMEOUT, 10 minutes),
     `init_timeout` that of this call (None: ZBCCL_INIT_TIMEOUT, 5 minutes). `wait` says how a rank
-    waits: "spin", "sleep", or "auto" by the number of cores. No global state is set: each call
-    makes one communicator, and the caller keeps it. Ctrl-C ends the call. A wrong world size, a
-    duplicate rank or a version mismatch raises on every rank. Follows ncclCommInitRank and
+    waits: "spin", "sleep", or "auto" by the number of cores. `device` is this rank's CUDA device
+    ("cuda:1", an ordinal, a torch.device), or "cpu" for host memory only; None stands for PyTorch's
+    current device where the program uses CUDA with PyTorch, else for "cpu". All ranks have a device
+    or none has. `max_blocks` limits the thread blocks of every call there; 0 leaves them to the
+    library.
+
+    No global state is set: each call makes one communicator, and the caller keeps it. Ctrl-C ends
+    the call. A wrong world size, a duplicate rank or a version mismatch raises on every rank.
+    Follows ncclCommInitRank and
     torch.distributed.init_process_group.
     """
-    config = _config(timeout, init_timeout, wait)
+    config = _config(timeout, init_timeout, wait, device, max_blocks)
     if rank is None and world_size is None and unique_id is None:
         return Communicator(_zbccl.init_env(*config))
     if rank is None or world_size is None:
@@ -91,9 +110,11 @@ def init_all(
     *,
     init_timeout: Timeout = None,
     wait: Wait = "auto",
+    device: object = None,
+    max_blocks: int = 0,
 ) -> list[Communicator]:
     """`n` communicators of this process, one for each of its threads. Follows ncclCommInitAll."""
-    made = _zbccl.init_all(n, *_config(timeout, init_timeout, wait))
+    made = _zbccl.init_all(n, *_config(timeout, init_timeout, wait, device, max_blocks))
     return [Communicator(native) for native in made]
 
 
@@ -106,8 +127,10 @@ def from_store(
     *,
     init_timeout: Timeout = None,
     wait: Wait = "auto",
+    device: object = None,
+    max_blocks: int = 0,
 ) -> Communicator:
     """As `init`, meeting in `store` under `name`; a name is used for one communicator only."""
-    config = _config(timeout, init_timeout, wait)
+    config = _config(timeout, init_timeout, wait, device, max_blocks)
     native = _zbccl.init_store(store._native, name, rank, world_size, *config)
     return Communicator(native)
