@@ -3,16 +3,11 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
-#include <fstream>
 #include <memory>
 #include <zbccl/zbccl.hpp>
 
 #include "command.h"
-#include "launch/launcher.h"
-#include "launch/program.h"
+#include "measure/ranks.h"
 #include "perf/bench.h"
 #include "perf/cuda_perf.h"
 #include "perf/options.h"
@@ -21,53 +16,10 @@
 namespace zbccl::tools {
 namespace {
 
-bool all_set(std::initializer_list<const char*> names) {
-  return std::all_of(names.begin(), names.end(), [](const char* name) {
-    const char* value = std::getenv(name);
-    return value != nullptr && *value != '\0';
+int run_host_rank(const PerfArguments& arguments) {
+  return run_rank("zbccl perf", arguments.ranks, [&](Communicator& comm, double init_ms) {
+    return run_bench(comm, check_arguments(arguments, comm.size()), init_ms) == 0;
   });
-}
-
-// True if a launcher has started this process as one of several: it then joins that job.
-bool in_job() {
-  return all_set({"ZBCCL_RANK", "ZBCCL_WORLD_SIZE"}) ||
-         all_set({"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}) ||
-         all_set({"SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID"}) ||
-         all_set({"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"}) ||
-         all_set({"PMI_RANK", "PMI_SIZE"});
-}
-
-int run_rank(const PerfArguments& arguments) {
-  int rank = -1;
-  try {
-    const auto begin = std::chrono::steady_clock::now();
-    Communicator comm = Communicator::from_environment();
-    const std::chrono::duration<double, std::milli> init = std::chrono::steady_clock::now() - begin;
-    rank = comm.rank();
-    if (arguments.ranks != 0 && arguments.ranks != comm.size()) {
-      throw UsageError(fmt::format("--ranks {}: this job has {} ranks; leave the option out",
-                                   arguments.ranks, comm.size()));
-    }
-    const PerfOptions options = check_arguments(arguments, comm.size());
-    const uint64_t wrong = run_bench(comm, options, init.count());
-    comm.destroy();
-    return wrong == 0 ? kSuccess : kFailure;
-  } catch (const UsageError&) {
-    throw;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "zbccl perf: rank %d: %s\n", rank, error.what());
-    return kFailure;
-  }
-}
-
-// This process's command line as it stands: the ranks read it again.
-std::vector<std::string> own_arguments() {
-  std::ifstream file("/proc/self/cmdline", std::ios::binary);
-  std::vector<std::string> arguments;
-  for (std::string argument; std::getline(file, argument, '\0');) arguments.push_back(argument);
-  if (arguments.empty())
-    throw std::runtime_error("/proc/self/cmdline cannot be read; is /proc mounted?");
-  return arguments;
 }
 
 int default_ranks(const PerfArguments& arguments, int gpus) {
@@ -79,7 +31,7 @@ int run_perf(const PerfArguments& arguments) {
   const bool cuda = arguments.device == "cuda";
   // Before this process or its children load anything.
   if (cuda) set_cuda_environment(arguments);
-  if (in_job()) return cuda ? run_cuda_rank(arguments) : run_rank(arguments);
+  if (in_job()) return cuda ? run_cuda_rank(arguments) : run_host_rank(arguments);
   const int gpus = cuda ? count_gpus(arguments) : 0;
   const int ranks = arguments.ranks != 0 ? arguments.ranks : default_ranks(arguments, gpus);
   const PerfOptions options = check_arguments(arguments, ranks);
@@ -88,14 +40,7 @@ int run_perf(const PerfArguments& arguments) {
         "--ranks {}: {} GPUs are visible; expected at most that many, or --one-gpu", ranks, gpus));
   }
   if (options.cuda.one_gpu || options.cuda.threads) return run_cuda_threads(options, ranks);
-  // Each rank is a fresh program: nothing of this process is inherited but its environment.
-  Job job;
-  job.caller = "zbccl perf";
-  job.program = own_path();
-  job.arguments = own_arguments();
-  job.ranks = ranks;
-  job.prefix = false;
-  return launch(job);
+  return start_ranks("zbccl perf", ranks);
 }
 
 void add_cuda_options(CLI::App& command, PerfArguments& a) {

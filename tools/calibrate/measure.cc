@@ -11,9 +11,9 @@
 #include <stdexcept>
 
 #include "calibrate/table.h"
-#include "perf/binding.h"
-#include "perf/buffers.h"
-#include "perf/series.h"
+#include "measure/binding.h"
+#include "measure/buffers.h"
+#include "measure/series.h"
 #include "perf/variant.h"
 #include "topology/machine.h"
 #include "topology/machine_key.h"

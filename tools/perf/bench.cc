@@ -4,16 +4,17 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <thread>
+#include <utility>
 
-#include "perf/binding.h"
-#include "perf/buffers.h"
+#include "measure/binding.h"
+#include "measure/buffers.h"
+#include "measure/ranks.h"
+#include "measure/series.h"
 #include "perf/compare.h"
 #include "perf/report.h"
-#include "perf/series.h"
 #include "perf/variant.h"
 
 namespace zbccl::tools {
@@ -21,8 +22,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kMinCalls = 5;
-constexpr int kMaxCalls = 20'000;
 // What is compared in a row is measured in turn, so that a disturbance meets all of it.
 constexpr int kRounds = 4;
 constexpr int kBarrierChecks = 20;
@@ -38,7 +37,8 @@ class Bench {
         second_(options.max_bytes, !options.unregistered),
         report_(options, ranks_) {
     if (!options.compare.empty()) {
-      group_ = {rank_, ranks_, [this](const std::string& text) { return exchange(text); }};
+      group_ = {rank_, ranks_,
+                [this](const std::string& text) { return exchange_texts(comm_, text); }};
       comparison_ = open_comparison(options.compare, group_);
     }
     // Threads that exist by now, the other library's, go where they like.
@@ -46,10 +46,7 @@ class Bench {
   }
 
   uint64_t run(double init_ms) {
-    Buffer<double> slowest(1);
-    slowest[0] = init_ms;
-    comm_.all_reduce(slowest.span(), zbcclMax);
-    init_ms_ = slowest[0];
+    init_ms_ = slowest_rank(comm_, init_ms);
     if (rank_ == 0) report_.print_header();
     for (const zbcclDataType_t type : types()) {
       for (const zbcclRedOp_t redop : redops()) {
@@ -129,9 +126,9 @@ class Bench {
     const zbcclCommStats_t after = comm_.stats();
 
     const auto calls = static_cast<uint64_t>(calls_out) + static_cast<uint64_t>(calls_in);
-    const std::vector<uint64_t> sums =
-        sum_over_ranks({after.staged_bytes - before.staged_bytes,
-                        after.landing_bytes - before.landing_bytes, memory_report().held_bytes});
+    const std::vector<uint64_t> sums = sum_over_ranks(
+        comm_, {after.staged_bytes - before.staged_bytes,
+                after.landing_bytes - before.landing_bytes, memory_report().held_bytes});
     // Rounded up: what happened once must not show as never. Barriers between calls move nothing.
     row.staged_bytes = (sums[0] + calls - 1) / calls;
     row.landing_bytes = (sums[1] + calls - 1) / calls;
@@ -176,13 +173,7 @@ class Bench {
       seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
     }
     if (options_.iterations > 0) return options_.iterations;
-    std::sort(seconds.begin(), seconds.end());
-    const double median = std::max(seconds[seconds.size() / 2], 1e-9);
-    Buffer<int64_t> agreed(1);
-    agreed[0] = std::clamp(static_cast<int>(std::min(options_.seconds / median, 1e9)), kMinCalls,
-                           kMaxCalls);
-    comm_.broadcast(agreed.span(), 0);
-    return static_cast<int>(agreed[0]);
+    return calls_that_fit(comm_, options_.seconds, std::move(seconds));
   }
 
   // ---- checks
@@ -196,7 +187,7 @@ class Bench {
     run_call(variant);
     const uint64_t wrong =
         wrong_output(variant, seed_, variant.buffers.recv) + wrong_input(variant, seed_);
-    return sum_over_ranks({wrong})[0];
+    return sum_over_ranks(comm_, {wrong})[0];
   }
 
   void add_checked(const Variant& variant, std::optional<Measurement>& measurement) {
@@ -220,7 +211,7 @@ class Bench {
       comm_.all_reduce(last_entry.span(), zbcclMax);
       early += left < last_entry[0];
     }
-    return sum_over_ranks({early})[0];
+    return sum_over_ranks(comm_, {early})[0];
   }
 
   // ---- the other library
@@ -240,42 +231,12 @@ class Bench {
     comparison_->run();
     const void* output =
         result == Comparison::Result::kInput ? variant.buffers.send : variant.buffers.recv;
-    const uint64_t wrong = sum_over_ranks({wrong_output(variant, seed_, output)})[0];
+    const uint64_t wrong = sum_over_ranks(comm_, {wrong_output(variant, seed_, output)})[0];
     if (wrong != 0 && rank_ == 0) {
       fmt::print(stderr, "zbccl perf: {} gives {} wrong elements here and is left out of the row\n",
                  options_.compare, wrong);
     }
     return wrong == 0;
-  }
-
-  // ---- between ranks
-
-  std::vector<uint64_t> sum_over_ranks(const std::vector<uint64_t>& values) {
-    Buffer<uint64_t> sums(values.size());
-    std::copy(values.begin(), values.end(), sums.begin());
-    comm_.all_reduce(sums.span(), zbcclSum);
-    return {sums.begin(), sums.end()};
-  }
-
-  std::vector<std::string> exchange(const std::string& text) {
-    Buffer<uint64_t> longest(1);
-    longest[0] = text.size();
-    comm_.all_reduce(longest.span(), zbcclMax);
-    const size_t slot = sizeof(uint64_t) + longest[0];
-    Buffer<std::byte> mine(slot);
-    Buffer<std::byte> all(slot * static_cast<size_t>(ranks_));
-    const uint64_t size = text.size();
-    std::memcpy(mine.data(), &size, sizeof size);
-    std::memcpy(mine.data() + sizeof size, text.data(), text.size());
-    comm_.all_gather(mine.data(), all.data(), slot, zbcclUint8);
-    std::vector<std::string> texts;
-    texts.reserve(static_cast<size_t>(ranks_));
-    for (const std::byte* at = all.begin(); at != all.end(); at += slot) {
-      uint64_t length = 0;
-      std::memcpy(&length, at, sizeof length);
-      texts.emplace_back(reinterpret_cast<const char*>(at + sizeof length), length);
-    }
-    return texts;
   }
 
   Communicator& comm_;

@@ -1,22 +1,13 @@
-// Another library beside zbccl, in the same run. It lives in a module of its own, loaded at run
-// time, so that the command works without it.
+// Another library beside zbccl, in the same run.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
+#include "measure/gloo_module.h"
 #include "perf/operation.h"
 
 namespace zbccl::tools {
-
-struct CompareGroup {
-  int rank = 0;
-  int ranks = 1;
-  // Collective: every rank's text, by rank.
-  std::function<std::vector<std::string>(const std::string&)> exchange;
-};
 
 // One rank's membership. One thread.
 class Comparison {

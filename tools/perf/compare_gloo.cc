@@ -12,54 +12,20 @@
 #include <gloo/math.h>
 #include <gloo/reduce.h>
 #include <gloo/reduce_scatter.h>
-#include <gloo/rendezvous/context.h>
-#include <gloo/rendezvous/file_store.h>
 #include <gloo/scatter.h>
-#include <gloo/transport/tcp/device.h>
 #include <gloo/types.h>
 
 #include <algorithm>
-#include <chrono>
 #include <climits>
-#include <cstdlib>
-#include <filesystem>
+#include <functional>
 #include <memory>
-#include <stdexcept>
+#include <vector>
 
+#include "measure/gloo_context.h"
 #include "perf/compare.h"
 
 namespace zbccl::tools {
 namespace {
-
-constexpr std::chrono::seconds kTimeout{120};
-
-// The folder in which gloo's ranks leave each other their addresses. Rank 0 makes it and takes it
-// away; the others learn its name over zbccl.
-class MeetingFolder {
- public:
-  explicit MeetingFolder(const CompareGroup& group) {
-    if (group.rank == 0) {
-      own_ = (std::filesystem::temp_directory_path() / "zbccl-perf-gloo-XXXXXX").string();
-      if (mkdtemp(own_.data()) == nullptr) {
-        throw std::runtime_error("--compare gloo: " + own_ +
-                                 " cannot be made: set TMPDIR to a "
-                                 "folder that can be written");
-      }
-    }
-    path_ = group.exchange(own_).front();
-  }
-  MeetingFolder(const MeetingFolder&) = delete;
-  MeetingFolder& operator=(const MeetingFolder&) = delete;
-  ~MeetingFolder() {
-    std::error_code ignored;
-    if (!own_.empty()) std::filesystem::remove_all(own_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string own_;
-  std::string path_;
-};
 
 using Reduce = void (*)(void*, const void*, const void*, size_t);
 
@@ -108,18 +74,8 @@ bool has_empty(const std::vector<size_t>& parts) {
 
 class GlooComparison : public Comparison {
  public:
-  explicit GlooComparison(const CompareGroup& group) : rank_(group.rank), ranks_(group.ranks) {
-    gloo::transport::tcp::attr attributes;
-    attributes.hostname = "127.0.0.1";
-    auto device = gloo::transport::tcp::CreateDevice(attributes);
-    auto context = std::make_shared<gloo::rendezvous::Context>(rank_, ranks_);
-    context->setTimeout(kTimeout);
-    const MeetingFolder folder(group);
-    gloo::rendezvous::FileStore store(folder.path());
-    context->connectFullMesh(store, device);
-    context_ = std::move(context);
-    group.exchange({});  // all have read what they need
-  }
+  explicit GlooComparison(const CompareGroup& group)
+      : rank_(group.rank), ranks_(group.ranks), context_(join_gloo(group)) {}
 
   bool prepare(const CallSpec& spec, const Buffers& buffers, const Shape& shape) override {
     run_ = nullptr;
@@ -300,8 +256,8 @@ class GlooComparison : public Comparison {
     run_ = [this, sending, receiving] {
       receiving->recv((rank_ + ranks_ - 1) % ranks_, kSlot);
       sending->send((rank_ + 1) % ranks_, kSlot);
-      sending->waitSend(kTimeout);
-      receiving->waitRecv(kTimeout);
+      sending->waitSend(kGlooTimeout);
+      receiving->waitRecv(kGlooTimeout);
     };
     return true;
   }

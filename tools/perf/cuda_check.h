@@ -11,7 +11,7 @@
 #include <functional>
 #include <zbccl/zbccl.hpp>
 
-#include "perf/buffers.h"
+#include "measure/buffers.h"
 #include "perf/cuda_runtime.h"
 #include "perf/variant.h"
 

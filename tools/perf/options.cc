@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <charconv>
-#include <filesystem>
 #include <limits>
 
 #include "command.h"
+#include "measure/text.h"
 #include "perf/compare.h"
 
 namespace zbccl::tools {
@@ -120,20 +120,6 @@ CudaOptions check_cuda_arguments(const PerfArguments& a) {
   options.threads = a.threads;
   options.nccl_library = a.nccl_library;
   return options;
-}
-
-void check_json_path(const std::string& path) {
-  if (path.empty()) return;
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  const bool is_folder = std::filesystem::is_directory(path);
-  const std::string where = folder.empty() ? "." : folder.string();
-  if (is_folder || access(where.c_str(), W_OK) != 0 ||
-      (access(path.c_str(), F_OK) == 0 && access(path.c_str(), W_OK) != 0)) {
-    throw UsageError(
-        fmt::format("--json {}: the file cannot be written; name one in a folder that "
-                    "exists and may be written",
-                    path));
-  }
 }
 
 }  // namespace

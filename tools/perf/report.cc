@@ -3,10 +3,9 @@
 #include <fmt/core.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
+
+#include "measure/text.h"
 
 namespace zbccl::tools {
 namespace {
@@ -24,14 +23,6 @@ std::optional<Bandwidth> bandwidth(const Row& row, const Measurement& measuremen
   const double algorithm = static_cast<double>(row.bytes) / measurement.timing.mean / 1e3;
   return Bandwidth{algorithm, algorithm * bus_factor(row.op, row.ranks)};
 }
-
-// Digits as the width allows: 1.234, 12.34, 1234.5.
-std::string number(double value, int width) {
-  const int digits = value < 10 ? 3 : value < 100 ? 2 : value < 100'000 ? 1 : 0;
-  return fmt::format("{:>{}.{}f}", value, width, digits);
-}
-
-std::string none(int width) { return fmt::format("{:>{}}", "N/A", width); }
 
 std::string main_columns(const Row& row, const std::optional<Measurement>& measurement) {
   if (!measurement) return "  " + none(8) + none(8) + none(8) + none(7);
@@ -110,12 +101,6 @@ ordered_json to_json(const Row& row, const PerfOptions& options, const DeviceNam
     result["nccl"] = names.nccl.empty() ? ordered_json() : ordered_json(names.nccl);
   }
   return result;
-}
-
-void print_line(const std::string& text) {
-  // A reader of a pipe sees each row when it is there.
-  fmt::print("{}\n", text);
-  std::fflush(stdout);
 }
 
 std::string iterations_text(const PerfOptions& options) {
@@ -230,13 +215,7 @@ void Report::write_json() const {
   if (options_.json_path.empty()) return;
   ordered_json rows = ordered_json::array();
   for (const Row& row : rows_) rows.push_back(to_json(row, options_, names_));
-  std::ofstream file(options_.json_path, std::ios::trunc);
-  file << rows.dump(1) << '\n';
-  file.close();
-  if (!file) {
-    throw std::runtime_error(
-        fmt::format("--json {}: the file could not be written", options_.json_path));
-  }
+  tools::write_json(options_.json_path, rows);
 }
 
 }  // namespace zbccl::tools

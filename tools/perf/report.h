@@ -7,16 +7,10 @@
 #include <utility>
 #include <vector>
 
+#include "measure/series.h"
 #include "perf/options.h"
 
 namespace zbccl::tools {
-
-// Of many calls, the slowest rank's time each: mean and percentiles in microseconds.
-struct Timing {
-  double mean = 0;
-  double p50 = 0;
-  double p99 = 0;
-};
 
 struct Measurement {
   Timing timing;

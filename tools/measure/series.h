@@ -8,9 +8,18 @@
 #include <vector>
 #include <zbccl/zbccl.hpp>
 
-#include "perf/report.h"
-
 namespace zbccl::tools {
+
+// Of many calls, the slowest rank's time each: mean and percentiles in microseconds.
+struct Timing {
+  double mean = 0;
+  double p50 = 0;
+  double p99 = 0;
+};
+
+// Collective: as many calls as fit in `seconds` where each takes the median of `trials` (in
+// seconds, at least one), 5 to 20000. Rank 0 decides for all.
+int calls_that_fit(Communicator& comm, double seconds, std::vector<double> trials);
 
 class Series {
  public:

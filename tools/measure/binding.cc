@@ -1,4 +1,4 @@
-#include "perf/binding.h"
+#include "measure/binding.h"
 
 #include <sched.h>
 

@@ -1,4 +1,4 @@
-#include "perf/series.h"
+#include "measure/series.h"
 
 #include <algorithm>
 #include <chrono>
@@ -8,11 +8,23 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int kMinCalls = 5;
+constexpr int kMaxCalls = 20'000;
+
 double microseconds(Clock::duration time) {
   return std::chrono::duration<double, std::micro>(time).count();
 }
 
 }  // namespace
+
+int calls_that_fit(Communicator& comm, double seconds, std::vector<double> trials) {
+  std::sort(trials.begin(), trials.end());
+  const double median = std::max(trials[trials.size() / 2], 1e-9);
+  Buffer<int64_t> agreed(1);
+  agreed[0] = std::clamp(static_cast<int>(std::min(seconds / median, 1e9)), kMinCalls, kMaxCalls);
+  comm.broadcast(agreed.span(), 0);
+  return static_cast<int>(agreed[0]);
+}
 
 Series::Series(int calls) : samples_(static_cast<size_t>(std::max(calls, 0))) {
   totals_.reserve(16);
