@@ -48,7 +48,11 @@ const char* operation_name(Operation operation) {
                                                                      "reduce_scatter_v",
                                                                      "all_to_all_v",
                                                                      "all_reduce_rms_norm",
-                                                                     "all_reduce_quantized"};
+                                                                     "all_reduce_quantized",
+                                                                     "moe_create",
+                                                                     "moe_route",
+                                                                     "moe_dispatch",
+                                                                     "moe_combine"};
   const auto index = static_cast<size_t>(operation);
   return index < kNames.size() ? kNames[index] : "unknown";
 }
@@ -63,6 +67,10 @@ bool reduces(Operation operation) {
 bool has_root(Operation operation) {
   return operation == Operation::kBroadcast || operation == Operation::kReduce ||
          operation == Operation::kGather || operation == Operation::kScatter;
+}
+
+bool is_moe(Operation operation) {
+  return operation >= Operation::kMoeCreate && operation <= Operation::kMoeCombine;
 }
 
 bool has_blocks(Operation operation) {

@@ -59,8 +59,12 @@ enum class Operation : int {
   kAllToAllV,
   kAllReduceRmsNorm,
   kAllReduceQuantized,
+  kMoeCreate,
+  kMoeRoute,
+  kMoeDispatch,
+  kMoeCombine,
 };
-inline constexpr int kNumOperations = 18;
+inline constexpr int kNumOperations = 22;
 
 inline size_t type_size(DataType type) {
   constexpr unsigned char kSizes[kNumDataTypes] = {4, 8, 2, 2, 1, 1, 1, 1, 4, 4, 8, 8, 2, 2};
@@ -72,6 +76,8 @@ const char* operation_name(
     Operation operation);            // "all_reduce", ...; "unknown" outside the enumeration
 bool reduces(Operation operation);   // takes a RedOp
 bool has_root(Operation operation);  // one rank is special
+// On an object that the ranks made together, whose number is the call's root.
+bool is_moe(Operation operation);
 // Every rank has a size of its own.
 bool has_blocks(Operation operation);
 std::optional<DataType> parse_type(std::string_view name);

@@ -107,7 +107,8 @@ struct Context {
   transport::Team& team;
   const plan::Tuning& tuning;
   plan::Algorithm algorithm = plan::Algorithm::kNone;
-  bool staged = false;  // out: a buffer of this rank had to be staged
+  bool staged = false;   // out: a buffer of this rank had to be staged
+  uint64_t payload = 0;  // out: bytes, for the counters
 };
 
 // Chooses the algorithm, runs it and leaves in *context what it did.

@@ -83,7 +83,8 @@ void Communicator::account_failure(const Status& status) {
   log::info(log::Subsys::kColl, "{} rank {}: {}", name_, rank(), status.to_string());
 }
 
-Status Communicator::execute(const collectives::Collective& call) {
+template <typename Body>
+Status Communicator::operate(Body&& body) {
   if (running_.load(std::memory_order_relaxed)) {
     return error(
         Code::kInvalidUsage,
@@ -93,7 +94,7 @@ Status Communicator::execute(const collectives::Collective& call) {
   }
   running_.store(true, std::memory_order_relaxed);
   collectives::Context context{*team_, tuning_};
-  Status status = collectives::run(context, call);
+  Status status = body(context);
   running_.store(false, std::memory_order_relaxed);
   if (!status.ok()) [[unlikely]] {
     account_failure(status);
@@ -103,9 +104,18 @@ Status Communicator::execute(const collectives::Collective& call) {
   observe::Traffic& traffic = observe::thread_traffic();
   (context.staged ? traffic.staged_calls : traffic.direct_calls).add(1);
   collectives_.add(1);
-  collective_bytes_.add(collectives::payload_bytes(call, rank()));
+  collective_bytes_.add(context.payload);
   return status;
 }
+
+Status Communicator::execute(const collectives::Collective& call) {
+  return operate([&](collectives::Context& context) {
+    context.payload = collectives::payload_bytes(call, rank());
+    return collectives::run(context, call);
+  });
+}
+
+Status Communicator::execute(const Task& task) { return operate(task.body); }
 
 Status Communicator::check(const collectives::Collective& call) const {
   ZBCCL_RETURN_IF_ERROR(check_process());
@@ -129,18 +139,33 @@ Status Communicator::run(const collectives::Collective& call, std::shared_ptr<Wo
   ZBCCL_RETURN_IF_ERROR(check(call));
   if (on_device(call)) return run_on_device(call, work);
   ZBCCL_RETURN_IF_ERROR(check_streamless(call.launch));
-  const bool queued = collective_lane_ != nullptr && !collective_lane_->idle();
-  if (work == nullptr && !queued) return execute(call);
-  // A blocking call waits its turn behind the asynchronous ones.
+  if (work == nullptr && !queued()) return execute(call);
+  const auto memory = collectives::buffers_of(call);
+  return post([this, call] { return execute(call); }, memory, work);
+}
+
+Status Communicator::run(Task task, std::shared_ptr<Work>* work) {
+  ZBCCL_RETURN_IF_ERROR(check_process());
+  ZBCCL_RETURN_IF_ERROR(check_streamless(task.launch));
+  if (work == nullptr && !queued()) return execute(task);
+  const std::vector<const void*> memory = task.memory;
+  return post([this, what = std::move(task)] { return execute(what); }, memory, work);
+}
+
+// A blocking call waits its turn behind the asynchronous ones.
+Status Communicator::post(std::function<Status()> execute_it, std::span<const void* const> memory,
+                          std::shared_ptr<Work>* work) {
   if (collective_lane_ == nullptr) collective_lane_ = std::make_unique<CollectiveLane>();
   std::shared_ptr<Work> own;
   if (work == nullptr) work = &own;
   if (*work == nullptr) *work = std::make_shared<Work>();
-  auto leases = std::make_shared<std::array<memory::Lease, collectives::kMostBuffers>>();
-  const auto buffers = collectives::buffers_of(call);
-  for (size_t i = 0; i < buffers.size(); ++i) (*leases)[i] = memory::Lease(buffers[i]);
-  collective_lane_->post([this, call, handle = *work, leases]() mutable {
-    const Status status = execute(call);
+  auto leases = std::make_shared<std::vector<memory::Lease>>();
+  for (const void* address : memory) {
+    if (address != nullptr) leases->emplace_back(address);
+  }
+  collective_lane_->post([call = std::move(execute_it), handle = *work, leases]() mutable {
+    const Status status = call();
+    call = nullptr;  // what it holds is let go before the call counts as complete
     leases.reset();
     handle->complete(status);
   });

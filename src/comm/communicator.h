@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -57,6 +58,14 @@ struct TransferCall {
   collectives::Launch launch;
 };
 
+// An operation that stands beside the collectives: what it does on the team, and what it uses.
+struct Task {
+  Operation operation = Operation::kNone;
+  std::function<Status(collectives::Context& context)> body;
+  std::vector<const void*> memory;  // leased while an asynchronous call uses it
+  collectives::Launch launch;
+};
+
 class Communicator {
  public:
   // Collective over `nranks` callers with the same store and name, each with another rank. The
@@ -82,6 +91,7 @@ class Communicator {
   // Blocks, unless `work` is given: then returns at once, and *work, which is made where it is
   // null, completes when the call has.
   Status run(const collectives::Collective& call, std::shared_ptr<Work>* work);
+  Status run(Task task, std::shared_ptr<Work>* work);
   Status transfer(const TransferCall& call, std::shared_ptr<Work>* work);
   // Blocks; all sends and receives move at once. The first error.
   Status transfer_all(const std::vector<TransferCall>& calls);
@@ -96,6 +106,14 @@ class Communicator {
  private:
   Communicator() = default;
   Status execute(const collectives::Collective& call);
+  Status execute(const Task& task);
+  // Runs `body`, which gets the context, as the one operation of this communicator.
+  template <typename Body>
+  Status operate(Body&& body);
+  // Runs `execute_it` on the lane, with leases of `memory`.
+  Status post(std::function<Status()> execute_it, std::span<const void* const> memory,
+              std::shared_ptr<Work>* work);
+  bool queued() const { return collective_lane_ != nullptr && !collective_lane_->idle(); }
   // Calls on device memory.
   bool on_device(const collectives::Collective& call) const;
   Status run_on_device(const collectives::Collective& call, std::shared_ptr<Work>* work);

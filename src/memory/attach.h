@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/status.h"
 
@@ -12,6 +13,14 @@ namespace zbccl::memory {
 
 // Copies `bytes` from `address` in process `pid` to `dst`. ESRCH is kRemoteFailed.
 Status attach_read(int pid, void* dst, uint64_t address, size_t bytes);
+
+struct AttachedPiece {
+  void* dst = nullptr;
+  uint64_t address = 0;
+  size_t bytes = 0;
+};
+// The same for many pieces, up to IOV_MAX of them with one call of the system.
+Status attach_read(int pid, std::span<const AttachedPiece> pieces);
 
 // True if this process can read `expected` at `address` in process `pid`: the system allows it and
 // the pid is the right one.

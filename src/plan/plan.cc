@@ -70,6 +70,10 @@ Algorithm choose(Operation operation, uint64_t bytes, int nranks, const Tuning& 
     case Operation::kRecv: return Algorithm::kDirect;
     case Operation::kInit:
     case Operation::kBarrier: return Algorithm::kSignal;
+    case Operation::kMoeCreate:
+    case Operation::kMoeRoute:
+    case Operation::kMoeDispatch:
+    case Operation::kMoeCombine:
     case Operation::kNone: break;
   }
   return Algorithm::kNone;

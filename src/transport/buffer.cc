@@ -68,4 +68,9 @@ Status RemoteBuffer::read(size_t offset, void* dst, size_t bytes, bool stream_st
   return {};
 }
 
+Status RemoteBuffer::read_pieces(std::span<memory::AttachedPiece> pieces) const {
+  for (memory::AttachedPiece& piece : pieces) piece.address += address_;
+  return memory::attach_read(pid_, pieces);
+}
+
 }  // namespace zbccl::transport

@@ -4,8 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/status.h"
+#include "memory/attach.h"
 #include "memory/pool.h"
 #include "transport/team.h"
 
@@ -103,6 +105,8 @@ class RemoteBuffer {
   // Not nullptr: plain loads and stores reach it.
   std::byte* direct() const { return direct_; }
   Status read(size_t offset, void* dst, size_t bytes, bool stream_stores = false) const;
+  // Many pieces at once, where there is no direct(): each address is the piece's offset.
+  Status read_pieces(std::span<memory::AttachedPiece> pieces) const;
 
  private:
   Status resolve_slow(Team& team, int rank, const BufferRef& ref, Milliseconds limit);

@@ -46,6 +46,7 @@ std::string describe(const Signature& s) {
   const auto operation = static_cast<Operation>(s.operation);
   std::string text = operation_name(operation);
   if (operation == Operation::kInit || operation == Operation::kBarrier) return text;
+  if (is_moe(operation)) return s.root == 0 ? text : text + format("(object {})", s.root);
   text += format("({} x {}", s.count, type_name(static_cast<DataType>(s.type % kNumDataTypes)));
   if (operation == Operation::kAllReduceRmsNorm) return text + describe_norm(s);
   if (operation == Operation::kAllReduceQuantized) {

@@ -1,3 +1,4 @@
+#include <zbccl/moe.hpp>
 #include <zbccl/zbccl.hpp>
 
 size_t zbccl_header_hpp(const zbccl::Buffer<float>& buffer);

@@ -25,6 +25,7 @@
 #include "kernels/host/formats-inl.h"
 #include "kernels/host/operators-inl.h"
 #include "kernels/host/groups-inl.h"
+#include "kernels/host/rows-inl.h"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();
@@ -301,7 +302,10 @@ const Target kTable = {
     {&norm_row<F16>, &norm_row<Bf16Lanes>},
     {{&quantized_sum<F32, E4m3Code>, &quantized_sum<F32, Int8Code>},
      {&quantized_sum<F16, E4m3Code>, &quantized_sum<F16, Int8Code>},
-     {&quantized_sum<Bf16Lanes, E4m3Code>, &quantized_sum<Bf16Lanes, Int8Code>}}};
+     {&quantized_sum<Bf16Lanes, E4m3Code>, &quantized_sum<Bf16Lanes, Int8Code>}},
+    {&sum_rows<F32>, nullptr, &sum_rows<F16>, &sum_rows<Bf16>},
+    {&quantize_e4m3<F32>, nullptr, &quantize_e4m3<F16>, &quantize_e4m3<Bf16>},
+    {&quantize_i8<F32>, nullptr, &quantize_i8<F16>, &quantize_i8<Bf16>}};
 
 }  // namespace zbccl::kernels::ZBCCL_SIMD_TARGET
 HWY_AFTER_NAMESPACE();

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "base/types.h"
+#include "kernels/rows.h"
 
 namespace zbccl::kernels {
 
@@ -47,6 +48,10 @@ struct Target {
   void (*stream_copy)(void* dst, const void* src, size_t bytes);  // the caller fences
   void (*norm[2])(const NormRow& row);                            // f16, bf16
   Kernel quantized_sum[3][2];  // f32, f16, bf16; e4m3, int8. num_src >= 1
+  // Null for types other than f32, f16 and bf16.
+  void (*sum_rows[kNumDataTypes])(const RowSum& call);
+  void (*quantize_e4m3[kNumDataTypes])(const RowQuantization& call);
+  void (*quantize_i8[kNumDataTypes])(const RowQuantization& call);
 };
 
 // Compiled in and supported by this processor, best first; never empty.

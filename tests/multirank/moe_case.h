@@ -1,0 +1,70 @@
+// One dispatch and combine of every kind, on inputs that every rank can compute for every other,
+// compared bit by bit with moe_reference.h: outputs with what was around and between their rows.
+#pragma once
+
+#include <zbccl/moe.h>
+
+#include <cstdint>
+#include <string>
+#include <zbccl/moe.hpp>
+#include <zbccl/zbccl.hpp>
+
+#include "multirank/moe_reference.h"
+
+namespace zbccl::test {
+
+enum class Routed {
+  kRandom,      // any expert, some -1
+  kOneExpert,   // all to the last expert
+  kEmptyRank,   // nobody's token goes to rank 0
+  kDuplicates,  // every slot of a token names the same expert
+  kNone,        // all -1
+  kSkewed,      // most to one expert
+};
+
+struct MoeCase {
+  int experts = 8;
+  int topk = 3;
+  int64_t tokens = 9;        // of rank 0; each rank has some others
+  bool idle_rank = false;    // the last rank has no tokens
+  bool no_tokens = false;    // nobody has
+  int64_t hidden = 136;      // 272 bytes of bf16
+  int type = zbcclBfloat16;  // of x
+  int combine_type = zbcclBfloat16;
+  int quant = zbcclMoeQuantNone;
+  int scales = 0;           // that x brings along
+  bool transposed = false;  // scales
+  bool strided = false;     // rows of x, recv_x and out with something between them
+  int layout = zbcclMoeRankMajor;
+  int alignment = 1;
+  int64_t capacity = 0;
+  bool zero_padding = false;
+  int idx_type = zbcclInt64;
+  Routed routed = Routed::kRandom;
+  bool mapped = false;   // experts on ranks by a map, of which one rank has none
+  bool foreign = false;  // memory that is not from the pool
+  bool pre_reduce = false;
+  bool weighted = true;
+  int biases = 0;
+  bool phases = false;
+  bool special = false;  // inputs with infinities, NaN and denormals
+  uint64_t seed = 1;
+
+  std::string describe() const;
+};
+
+// The routing of every rank; the same for the same case and seed.
+MoeWorld make_world(const MoeCase& what, int ranks);
+Moe make_moe(Communicator& comm, const MoeCase& what, const MoeWorld& world);
+// The call of one rank, whose topk_idx is in `indices`, 4 or 8 bytes each.
+MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank,
+                std::vector<std::byte>& indices);
+
+void expect_info(const MoeHandle& handle, const MoeWorld& world, int rank);
+// Both calls with one handle.
+void run_dispatch(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, int rank);
+void run_combine(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, int rank);
+// All of it.
+void run_moe(Communicator& comm, const MoeCase& what);
+
+}  // namespace zbccl::test
