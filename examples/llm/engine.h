@@ -1,38 +1,28 @@
 // Runs the model on this rank's shard, together with the other ranks. One thread.
 #pragma once
 
-#include <cstdint>
 #include <span>
 #include <vector>
 
 #include "kv_cache.h"
+#include "model.h"
 #include "ops.h"
-#include "parallel.h"
 #include "weights.h"
 
 namespace llm {
 
-using Token = uint8_t;  // one byte of text
-
-enum class Want { kLastLogits, kAllLogits };
-
-class Engine {
+class Engine : public Model {
  public:
   // `weights` is the shard of parallel's rank; both outlive the engine. A call of forward() takes
   // at most `max_batch` tokens.
   Engine(const Weights& weights, Parallel& parallel, int max_batch);
 
-  const Config& config() const { return config_; }
-  const Parallel& parallel() const { return parallel_; }
+  const Config& config() const override { return config_; }
+  const Parallel& parallel() const override { return parallel_; }
   int length() const { return cache_.length(); }
   size_t cache_bytes() const { return cache_.bytes(); }
-  // Forgets every token.
-  void reset() { cache_.set_length(0); }
-
-  // Collective: every rank gives the same tokens. Appends them to the sequence and returns the
-  // logits [1 or tokens, vocab], the same bits on every rank, valid until the next call. Throws
-  // Error where the tokens do not fit the batch or the context.
-  std::span<const float> forward(std::span<const Token> tokens, Want want);
+  void reset() override { cache_.set_length(0); }
+  std::span<const float> forward(std::span<const Token> tokens, Want want) override;
 
  private:
   void attention(const LayerWeights& layer, int index, int tokens);

@@ -47,18 +47,18 @@ double loss_of(std::span<const float> logits, Token target) {
 
 }  // namespace
 
-Generation generate(Engine& engine, const Sampler& sampler, std::span<const Token> prompt,
-                    int count, const std::function<void(Token)>& on_token) {
+Generation generate(Model& model, const Sampler& sampler, std::span<const Token> prompt, int count,
+                    const std::function<void(Token)>& on_token) {
   Generation result;
-  engine.reset();
+  model.reset();
   std::vector<Token> next(prompt.begin(), prompt.end());
   for (int i = 0; i < count; ++i) {
     Phase& phase = i == 0 ? result.prefill : result.decode;
     std::span<const float> logits;
     Choice choice;
     {
-      const Measure measure(phase, engine.parallel());
-      logits = engine.forward(next, Want::kLastLogits);
+      const Measure measure(phase, model.parallel());
+      logits = model.forward(next, Want::kLastLogits);
       choice = sampler.choose(logits, static_cast<uint64_t>(i));
     }
     phase.tokens += static_cast<int>(next.size());
@@ -92,18 +92,27 @@ Comparison compare(const Generation& ours, const Generation& reference) {
   return comparison;
 }
 
-Perplexity measure_perplexity(Engine& engine, std::span<const Token> text) {
+float margin_of(const Generation& generation, int index) {
+  const size_t vocab = generation.logits.size() / generation.tokens.size();
+  std::vector<float> logits(vocab);
+  std::copy_n(generation.logits.begin() + static_cast<std::ptrdiff_t>(index * vocab), vocab,
+              logits.begin());
+  std::partial_sort(logits.begin(), logits.begin() + 2, logits.end(), std::greater<>());
+  return logits[0] - logits[1];
+}
+
+Perplexity measure_perplexity(Model& model, std::span<const Token> text) {
   Perplexity result;
-  const size_t context = static_cast<size_t>(engine.config().context);
-  const size_t vocab = static_cast<size_t>(engine.config().vocab);
+  const size_t context = static_cast<size_t>(model.config().context);
+  const size_t vocab = static_cast<size_t>(model.config().vocab);
   double sum = 0;
   for (size_t at = 0; at + 2 <= text.size(); at += context) {
     const auto window = text.subspan(at, std::min(context, text.size() - at));
-    engine.reset();
+    model.reset();
     std::span<const float> logits;
     {
-      const Measure measure(result.work, engine.parallel());
-      logits = engine.forward(window, Want::kAllLogits);
+      const Measure measure(result.work, model.parallel());
+      logits = model.forward(window, Want::kAllLogits);
     }
     result.work.tokens += static_cast<int>(window.size());
     for (size_t i = 0; i + 1 < window.size(); ++i) {

@@ -1,12 +1,12 @@
 // Generates text, compares it with another run's, and measures perplexity. One thread; collective
-// over the engine's ranks.
+// over the model's ranks.
 #pragma once
 
 #include <functional>
 #include <span>
 #include <vector>
 
-#include "engine.h"
+#include "model.h"
 #include "sampler.h"
 
 namespace llm {
@@ -26,8 +26,8 @@ struct Generation {
 };
 
 // `on_token` is called for each token as soon as it is known.
-Generation generate(Engine& engine, const Sampler& sampler, std::span<const Token> prompt,
-                    int count, const std::function<void(Token)>& on_token);
+Generation generate(Model& model, const Sampler& sampler, std::span<const Token> prompt, int count,
+                    const std::function<void(Token)>& on_token);
 
 struct Comparison {
   int first_difference = -1;  // the first token that differs; -1: none
@@ -35,6 +35,8 @@ struct Comparison {
   float largest_logit_difference = 0;
 };
 Comparison compare(const Generation& ours, const Generation& reference);
+// Between the best and the second-best logit that token `index` was chosen from.
+float margin_of(const Generation& generation, int index);
 
 struct Perplexity {
   size_t predicted = 0;  // bytes
@@ -45,6 +47,6 @@ struct Perplexity {
 
 // Cuts `text` into windows of the model's context; every byte but the first of a window is
 // predicted from those before it in the window.
-Perplexity measure_perplexity(Engine& engine, std::span<const Token> text);
+Perplexity measure_perplexity(Model& model, std::span<const Token> text);
 
 }  // namespace llm

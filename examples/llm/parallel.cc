@@ -30,16 +30,26 @@ Parallel::Parallel(std::optional<zbccl::Communicator> communicator)
   }
 }
 
+Parallel Parallel::from_environment(int device) {
+  zbcclConfig_t config = ZBCCL_CONFIG_INITIALIZER;
+  config.device = device;
+  return Parallel(zbccl::Communicator::from_environment(&config));
+}
+
 template <typename F>
 void Parallel::timed(Collective which, size_t count, F&& call) {
   if (!communicator_) return;
   const auto start = std::chrono::steady_clock::now();
   call();
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  account(which, count, elapsed.count());
+}
+
+void Parallel::account(Collective which, size_t count, double seconds) {
   Cost& cost = costs_[static_cast<size_t>(which)];
   cost.calls += 1;
   cost.bytes += count * sizeof(float);
-  cost.seconds += elapsed.count();
+  cost.seconds += seconds;
 }
 
 void Parallel::all_reduce(Collective which, std::span<float> values) {

@@ -31,10 +31,15 @@ class Parallel {
   static Parallel alone() { return Parallel(std::nullopt); }
   // The job that the environment describes; one rank where it describes none.
   static Parallel from_environment() { return Parallel(zbccl::Communicator::from_environment()); }
+  // The same with this rank's CUDA device.
+  static Parallel from_environment(int device);
   explicit Parallel(std::optional<zbccl::Communicator> communicator);
 
   int rank() const { return rank_; }
   int size() const { return size_; }
+  // For calls on a stream; null without a group. What they cost is accounted for by the caller.
+  zbcclComm_t communicator() const { return communicator_ ? communicator_->get() : nullptr; }
+  void account(Collective which, size_t count, double seconds);
 
   // Memory from zbccl's pool, so that peers read and write it in place.
   static zbccl::Buffer<float> allocate(size_t count) {
