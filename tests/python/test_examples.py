@@ -15,7 +15,9 @@ from ranks import LIMIT
 FOLDER = Path(__file__).resolve().parents[2] / "examples/python"
 
 
-@pytest.mark.parametrize("name", ["all_reduce", "exchange_tokens", "fused_norm", "tensor_parallel"])
+@pytest.mark.parametrize(
+    "name", ["all_reduce", "exchange_tokens", "fused_norm", "moe_dispatch", "tensor_parallel"]
+)
 def test_example(name: str) -> None:
     if name in ("fused_norm", "tensor_parallel"):
         need_torch()

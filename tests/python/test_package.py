@@ -21,9 +21,17 @@ def test_public_names_are_documented() -> None:
     for name in zbccl.__all__:
         value = getattr(zbccl, name)
         assert value.__doc__, name
-    for cls in (*zbccl.Communicator.__mro__[:-1], zbccl.Work, zbccl.Tensor):
+    moe = [getattr(zbccl.moe, name) for name in zbccl.moe.__all__]
+    for cls in (
+        *zbccl.Communicator.__mro__[:-1],
+        *zbccl.moe.Handle.__mro__[:-1],
+        *moe,
+        zbccl.Work,
+        zbccl.Tensor,
+    ):
         for name, member in vars(cls).items():
-            assert name.startswith("_") or member.__doc__, f"{cls.__name__}.{name}"
+            plain = name.startswith("_") or member is None  # a default
+            assert plain or member.__doc__, f"{cls.__name__}.{name}"
 
 
 def test_version() -> None:
@@ -132,6 +140,10 @@ def use(comm: zbccl.Communicator, x: Array) -> None:
     comm.barrier(timeout=3.5)
     assert_type(comm.split(0), zbccl.Communicator | None)
     assert_type(comm.get_stats(), dict[str, int])
+    handle = zbccl.moe.Experts(comm, 4).route(x)
+    assert_type(handle.dispatch(x, quant="fp8"), zbccl.moe.Dispatched[Array])
+    assert_type(handle.combine(x, async_op=True).wait().x, Array)
+    assert_type(handle.send_combine(x).receive(), zbccl.moe.Combined[Array])
     comm.all_reduce(x, async_op="yes")  # expected to be refused
 """
 

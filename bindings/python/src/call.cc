@@ -9,18 +9,15 @@
 namespace nb = nanobind;
 
 namespace zbccl::python {
-namespace {
 
 Output allocate(const Shape& shape, zbcclDataType_t type, int device) {
   Output output;
   Tensor tensor = Tensor::empty(shape, type, device);
-  output.operand = {tensor.block->data(), tensor.count(), type,        shape,
-                    tensor.block,         device,         tensor.block};
+  output.operand = {tensor.block->data(), tensor.count(), type,         shape,
+                    tensor.block,         device,         tensor.block, {}};
   output.made = nb::cast(std::move(tensor));
   return output;
 }
-
-}  // namespace
 
 Shape joined(const Shape& piece, int ranks) {
   Shape shape = piece.empty() ? Shape{1} : piece;

@@ -30,6 +30,8 @@ Shape stacked(const Shape& piece, int ranks);
 // The shape of one rank's piece of `input`; Failure where it does not divide.
 Shape piece_of(const Operand& input, int ranks, const std::string& name);
 
+// A new tensor from the pool.
+Output allocate(const Shape& shape, zbcclDataType_t type, int device = kHost);
 // `out`, which has the type of `input` and one of `shapes`, or, for None, a new tensor of the
 // first of them.
 Output open_output(nanobind::handle out, const Operand& input, std::initializer_list<Shape> shapes,

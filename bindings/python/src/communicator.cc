@@ -73,6 +73,7 @@ Communicator::Communicator(zbcclComm_t comm) : comm_(comm) {
 }
 
 Communicator::~Communicator() {
+  release_dependents();
   // A forked child holds a copy of what is its parent's.
   if (comm_ == nullptr || getpid() != owner_) return;
   const nb::gil_scoped_release released;
@@ -150,6 +151,21 @@ bool Communicator::busy() {
                      [](const FlightPtr& flight) { return !flight->poll(); });
 }
 
+void Communicator::hold(std::shared_ptr<void> held) { held_.push_back(std::move(held)); }
+
+void Communicator::let_go(const std::shared_ptr<void>& held) { std::erase(held_, held); }
+
+void Communicator::attach(const std::shared_ptr<Dependent>& dependent) {
+  std::erase_if(dependents_, [](const std::weak_ptr<Dependent>& other) { return other.expired(); });
+  dependents_.push_back(dependent);
+}
+
+void Communicator::release_dependents() {
+  for (const std::weak_ptr<Dependent>& weak : std::exchange(dependents_, {})) {
+    if (const std::shared_ptr<Dependent> dependent = weak.lock()) dependent->release();
+  }
+}
+
 std::unique_ptr<Communicator> Communicator::split(int color, int key, const zbcclConfig_t& config) {
   zbcclComm_t comm = get("split");
   const Use use(*this, "split");
@@ -186,6 +202,7 @@ void Communicator::close() {
     (void)flight->wait(0);
     flights_.pop_back();
   }
+  release_dependents();
   zbcclComm_t comm = std::exchange(comm_, nullptr);
   if (getpid() != owner_) return;
   Outcome outcome;
@@ -193,6 +210,7 @@ void Communicator::close() {
     const nb::gil_scoped_release released;
     outcome = Outcome::of(zbcclCommDestroy(comm));
   }
+  held_.clear();  // nothing of it runs any more
   outcome.check();
 }
 

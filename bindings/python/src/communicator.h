@@ -54,6 +54,16 @@ struct CallOptions {
   zbcclStream_t stream = nullptr;
 };
 
+// What stands on a communicator and has to go before it. Used under the GIL.
+class Dependent {
+ public:
+  Dependent() = default;
+  virtual ~Dependent() = default;
+  Dependent(const Dependent&) = delete;
+  Dependent& operator=(const Dependent&) = delete;
+  virtual void release() = 0;
+};
+
 class Communicator {
  public:
   explicit Communicator(zbcclComm_t comm);
@@ -76,6 +86,12 @@ class Communicator {
   // group a blocking one is noted, and its operands are kept until the group ends.
   FlightPtr run(const char* name, CallOptions options, std::vector<Operand> operands,
                 const std::function<zbcclResult_t(const zbcclCall_t*)>& call);
+  // Keeps `held` until the communicator is closed, or lets it go before: what a call that has not
+  // ended uses.
+  void hold(std::shared_ptr<void> held);
+  void let_go(const std::shared_ptr<void>& held);
+  // `dependent` is released when the communicator is closed or gone.
+  void attach(const std::shared_ptr<Dependent>& dependent);
   std::unique_ptr<Communicator> split(int color, int key, const zbcclConfig_t& config);
   void abort();
   // Waits for its flights, then leaves. A closed communicator stays closed.
@@ -87,6 +103,7 @@ class Communicator {
   void keep(const FlightPtr& flight);
   // Notes where a tensor of the call lies; Failure where this communicator does not serve it.
   void place(const char* name, const Operand& operand, CallOptions& options) const;
+  void release_dependents();
 
   zbcclComm_t comm_;
   int rank_ = 0;
@@ -95,6 +112,8 @@ class Communicator {
   pid_t owner_ = getpid();
   const char* in_use_by_ = nullptr;
   std::vector<FlightPtr> flights_;
+  std::vector<std::shared_ptr<void>> held_;
+  std::vector<std::weak_ptr<Dependent>> dependents_;
   size_t sweep_at_ = 16;
 };
 

@@ -8,6 +8,7 @@
 #include "bindings/python/src/communicator.h"
 #include "bindings/python/src/error.h"
 #include "bindings/python/src/group.h"
+#include "bindings/python/src/moe.h"
 #include "bindings/python/src/registration.h"
 #include "bindings/python/src/stream.h"
 #include "bindings/python/src/tensor.h"
@@ -63,6 +64,7 @@ NB_MODULE(_zbccl, module) {
   zbccl::python::bind_communicator(module);
   zbccl::python::bind_group(module);
   zbccl::python::bind_rendezvous(module);
+  zbccl::python::bind_moe(module);
   zbccl::python::bind_registration(module);
   module.def("memory_report", &memory_report, nb::sig("def memory_report() -> dict[str, int]"));
   module.def("version", &version);

@@ -2,9 +2,11 @@
 
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "bindings/python/src/dlpack.h"
 #include "bindings/python/src/error.h"
@@ -74,12 +76,39 @@ zbcclDataType_t type_of_format(const char* format, size_t itemsize, const std::s
   return type;
 }
 
-Operand from_view(std::shared_ptr<Py_buffer> view, Access access, const std::string& what) {
+// Strides of which no two elements share memory: along one dimension or another each is at least
+// as wide as what it steps over. Dimensions of one element do not count.
+void require_apart(const Shape& shape, const Shape& strides, const std::string& what) {
+  std::vector<std::pair<int64_t, int64_t>> steps;  // stride, length
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] == 0) return;
+    if (shape[i] > 1) steps.emplace_back(strides[i], shape[i]);
+  }
+  std::sort(steps.begin(), steps.end());
+  int64_t reach = 1;
+  for (const auto& [stride, length] : steps) {
+    if (stride < reach) {
+      fail(zbcclInvalidArgument,
+           what + " has elements that overlap or run backwards: pass a copy of it");
+    }
+    reach = stride * length;
+  }
+}
+
+Operand from_view(std::shared_ptr<Py_buffer> view, Access access, const std::string& what,
+                  Walk walk) {
   Operand operand;
   operand.type = type_of_format(view->format, static_cast<size_t>(view->itemsize), what);
   require_writable(access, view->readonly != 0, what);
-  if (PyBuffer_IsContiguous(view.get(), 'C') == 0) fail_layout(what);
   operand.shape.assign(view->shape, view->shape + view->ndim);
+  if (PyBuffer_IsContiguous(view.get(), 'C') == 0) {
+    if (walk == Walk::kRowMajor || view->strides == nullptr) fail_layout(what);
+    for (int i = 0; i < view->ndim; ++i) {
+      if (view->strides[i] % view->itemsize != 0) fail_layout(what);
+      operand.strides.push_back(view->strides[i] / view->itemsize);
+    }
+    require_apart(operand.shape, operand.strides, what);
+  }
   operand.count = static_cast<size_t>(view->len / view->itemsize);
   operand.data = view->buf;
   operand.holder = std::move(view);
@@ -96,7 +125,7 @@ std::shared_ptr<Py_buffer> get_view(nb::handle object) {
 }
 
 // NumPy exports no buffer for the types of ml_dtypes: their bits are taken, and the type by name.
-Operand from_named_type(nb::handle object, Access access, const std::string& what) {
+Operand from_named_type(nb::handle object, Access access, const std::string& what, Walk walk) {
   const nb::object dtype = nb::getattr(object, "dtype", nb::none());
   const nb::object name = nb::getattr(dtype, "name", nb::none());
   const std::string text = nb::isinstance<nb::str>(name) ? nb::cast<std::string>(name) : "unknown";
@@ -108,17 +137,17 @@ Operand from_named_type(nb::handle object, Access access, const std::string& wha
   const nb::object bits = object.attr("view")(type == zbcclBfloat16 ? "uint16" : "uint8");
   std::shared_ptr<Py_buffer> view = get_view(bits);
   if (view == nullptr) throw nb::python_error();
-  Operand operand = from_view(std::move(view), access, what);
+  Operand operand = from_view(std::move(view), access, what, walk);
   operand.type = type;
   return operand;
 }
 
-Operand from_buffer(nb::handle object, Access access, const std::string& what) {
+Operand from_buffer(nb::handle object, Access access, const std::string& what, Walk walk) {
   if (std::shared_ptr<Py_buffer> view = get_view(object)) {
-    return from_view(std::move(view), access, what);
+    return from_view(std::move(view), access, what, walk);
   }
   PyErr_Clear();
-  return from_named_type(object, access, what);
+  return from_named_type(object, access, what, walk);
 }
 
 // ---- DLPack
@@ -178,7 +207,8 @@ bool row_major(const dlpack::Tensor& tensor) {
 }
 
 Operand from_dlpack_tensor(const dlpack::Tensor& tensor, uint64_t flags,
-                           std::shared_ptr<void> holder, Access access, const std::string& what) {
+                           std::shared_ptr<void> holder, Access access, const std::string& what,
+                           Walk walk) {
   Operand operand;
   operand.device = place_of(tensor.device, what);
   operand.type = type_of_dlpack(tensor.dtype, what);
@@ -186,8 +216,12 @@ Operand from_dlpack_tensor(const dlpack::Tensor& tensor, uint64_t flags,
   if (access == Access::kWrite && (flags & dlpack::kCopied) != 0) {
     fail(zbcclInvalidArgument, what + " was exported as a copy, so the result would be lost");
   }
-  if (!row_major(tensor)) fail_layout(what);
   operand.shape.assign(tensor.shape, tensor.shape + tensor.ndim);
+  if (!row_major(tensor)) {
+    if (walk == Walk::kRowMajor) fail_layout(what);
+    operand.strides.assign(tensor.strides, tensor.strides + tensor.ndim);
+    require_apart(operand.shape, operand.strides, what);
+  }
   operand.count = element_count(operand.shape);
   operand.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
   operand.holder = std::move(holder);
@@ -228,7 +262,7 @@ const dlpack::ExchangeApi* exchange_api(nb::handle object) {
 }
 
 Operand from_exchange_api(const dlpack::ExchangeApi& api, nb::handle object, Access access,
-                          const std::string& what) {
+                          const std::string& what, Walk walk) {
   dlpack::VersionedManaged* managed = nullptr;
   try {
     if (api.from_object(object.ptr(), &managed) != 0) throw nb::python_error();
@@ -237,7 +271,7 @@ Operand from_exchange_api(const dlpack::ExchangeApi& api, nb::handle object, Acc
   }
   const auto owned = own(managed);
   require_version(owned, what);
-  return from_dlpack_tensor(owned->tensor, owned->flags, owned, access, what);
+  return from_dlpack_tensor(owned->tensor, owned->flags, owned, access, what, walk);
 }
 
 // On a device the operation is ordered by its stream, so the export need not order anything (-1).
@@ -253,7 +287,7 @@ nb::object call_dlpack(nb::handle object, int device) {
   return device == kHost ? method() : method(nb::arg("stream") = stream);
 }
 
-Operand from_capsule(nb::handle object, Access access, const std::string& what) {
+Operand from_capsule(nb::handle object, Access access, const std::string& what, Walk walk) {
   nb::object capsule;
   try {
     int device = kHost;
@@ -270,13 +304,13 @@ Operand from_capsule(nb::handle object, Access access, const std::string& what) 
         PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned")));
     PyCapsule_SetName(capsule.ptr(), "used_dltensor_versioned");
     require_version(owned, what);
-    return from_dlpack_tensor(owned->tensor, owned->flags, owned, access, what);
+    return from_dlpack_tensor(owned->tensor, owned->flags, owned, access, what, walk);
   }
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor") != 0) {
     const auto owned =
         own(static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor")));
     PyCapsule_SetName(capsule.ptr(), "used_dltensor");
-    return from_dlpack_tensor(owned->tensor, 0, owned, access, what);
+    return from_dlpack_tensor(owned->tensor, 0, owned, access, what, walk);
   }
   fail(zbcclInvalidArgument, what + ": its __dlpack__ returned no DLPack capsule");
 }
@@ -293,19 +327,23 @@ void refuse_gradients(nb::handle object, const std::string& what) {
 
 }  // namespace
 
-Operand Operand::import(nb::handle object, Access access, const std::string& what) {
+Shape Operand::element_strides() const {
+  return strides.empty() ? row_major_strides(shape, 1) : strides;
+}
+
+Operand Operand::import(nb::handle object, Access access, const std::string& what, Walk walk) {
   if (Tensor* tensor = nullptr; nb::try_cast(object, tensor) && tensor != nullptr) {
-    return Operand{tensor->block->data(), tensor->count(),         tensor->type, tensor->shape,
-                   tensor->block,         tensor->block->device(), tensor->block};
+    return Operand{tensor->block->data(), tensor->count(),         tensor->type,  tensor->shape,
+                   tensor->block,         tensor->block->device(), tensor->block, {}};
   }
-  if (PyObject_CheckBuffer(object.ptr()) != 0) return from_buffer(object, access, what);
+  if (PyObject_CheckBuffer(object.ptr()) != 0) return from_buffer(object, access, what, walk);
   if (const dlpack::ExchangeApi* api = exchange_api(object)) {
     refuse_gradients(object, what);
-    return from_exchange_api(*api, object, access, what);
+    return from_exchange_api(*api, object, access, what, walk);
   }
   if (nb::hasattr(object, "__dlpack__")) {
     refuse_gradients(object, what);
-    return from_capsule(object, access, what);
+    return from_capsule(object, access, what, walk);
   }
   throw nb::type_error((what +
                         " must be a tensor (zbccl.Tensor, NumPy array, PyTorch tensor, or any "

@@ -43,6 +43,15 @@ std::string to_string(const Shape& shape) {
 
 nb::tuple to_tuple(const Shape& shape) { return nb::tuple(nb::cast(shape)); }
 
+Shape row_major_strides(const Shape& shape, int64_t unit) {
+  Shape strides(shape.size());
+  for (size_t i = shape.size(); i-- > 0;) {
+    strides[i] = unit;
+    unit *= shape[i] == 0 ? 1 : shape[i];
+  }
+  return strides;
+}
+
 zbcclDataType_t type_from_name(const std::string& name) {
   std::string known;
   for (int i = 0; i < zbcclNumTypes; ++i) {
@@ -112,15 +121,6 @@ dlpack::DataType dlpack_type(zbcclDataType_t type) {
     case zbcclInt64: return {dlpack::kInt, bits, 1};
     default: return {dlpack::kUint, bits, 1};
   }
-}
-
-Shape row_major_strides(const Shape& shape, int64_t unit) {
-  Shape strides(shape.size());
-  for (size_t i = shape.size(); i-- > 0;) {
-    strides[i] = unit;
-    unit *= shape[i] == 0 ? 1 : shape[i];
-  }
-  return strides;
 }
 
 // What a consumer of the buffer protocol or of DLPack holds on to.

@@ -23,6 +23,8 @@ size_t element_count(const Shape& shape);
 std::string to_string(const Shape& shape);
 // Shape as a Python tuple.
 nanobind::tuple to_tuple(const Shape& shape);
+// Strides of a row-major tensor whose neighbours are `unit` apart.
+Shape row_major_strides(const Shape& shape, int64_t unit);
 // The type of that name ("f32", "bf16", ...); Failure for an unknown one.
 zbcclDataType_t type_from_name(const std::string& name);
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from zbccl import _zbccl
+from zbccl import _zbccl, moe
 from zbccl._zbccl import Tensor, UniqueId, get_unique_id
 from zbccl.communicator import Communicator, empty
 from zbccl.devices import launch, mem_pool, register
+from zbccl.drop_in import install_deep_ep
 from zbccl.errors import (
     AbortedError,
     Code,
@@ -94,8 +95,10 @@ __all__ = [
     "group",
     "init",
     "init_all",
+    "install_deep_ep",
     "launch",
     "mem_pool",
     "memory_report",
+    "moe",
     "register",
 ]

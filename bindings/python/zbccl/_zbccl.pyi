@@ -268,3 +268,74 @@ def memory_report() -> dict[str, int]: ...
 def version() -> str: ...
 def environment() -> str: ...
 def error_string(code: int) -> str: ...
+
+class Experts:
+    """Which rank holds which expert."""
+
+    @staticmethod
+    def create(
+        communicator: Communicator, num_experts: int, expert_ranks: list[int], timeout_ms: int
+    ) -> Experts: ...
+    @property
+    def closed(self) -> bool: ...
+    def local_experts(self) -> list[int]: ...
+    def mask(self) -> list[int]: ...
+    def set_mask(self, rank: int, masked: bool) -> None: ...
+    def report(self) -> dict[str, int]: ...
+    def close(self) -> None: ...
+    def route(
+        self,
+        topk_idx: object,
+        layout: int,
+        alignment: int,
+        capacity: int,
+        recv_counts: object | None,
+        recv_status: object | None,
+        timeout_ms: int,
+        asynchronous: bool,
+    ) -> tuple[Flight | None, Handle]: ...
+
+class Handle:
+    """Where the rows of one routing go."""
+
+    def numbers(self) -> dict[str, int]: ...
+    def table(self, name: str) -> Tensor | None: ...
+    def close(self) -> None: ...
+    def dispatch(
+        self,
+        x: object,
+        x_scales: object | None,
+        quant: int,
+        zero_padding: bool,
+        transposed: bool,
+        topk_weights: object | None,
+        recv_x: object,
+        recv_scales: object | None,
+        recv_topk_idx: object | None,
+        recv_topk_weights: object | None,
+        recv_row_weights: object | None,
+        recv_src_idx: object | None,
+        mode: int,
+        timeout_ms: int,
+    ) -> tuple[Flight | Exchange | None, tuple[Tensor | None, ...]]: ...
+    def combine(
+        self,
+        y: object,
+        topk_weights: object | None,
+        bias_0: object | None,
+        bias_1: object | None,
+        out: object,
+        pre_reduce: bool,
+        recv_topk_weights: object | None,
+        combined_topk_weights: object | None,
+        mode: int,
+        timeout_ms: int,
+    ) -> tuple[Flight | Exchange | None, tuple[Tensor | None, ...]]: ...
+
+class Exchange:
+    """A dispatch or a combine between its two phases."""
+
+    @property
+    def received(self) -> bool: ...
+    def receive(self, timeout_ms: int) -> None:
+        """Blocks until the outputs are complete; once."""

@@ -13,7 +13,7 @@ T = TypeVar("T")
 Reply = tuple[_zbccl.Flight | None, _zbccl.Tensor | None]
 
 
-def _kind(x: object) -> str | None:
+def kind(x: object) -> str | None:
     """The package whose kind of tensor `x` is, of those that zbccl can make results for."""
     for cls in type(x).__mro__:
         package = cls.__module__.partition(".")[0]
@@ -24,23 +24,28 @@ def _kind(x: object) -> str | None:
 
 def require_known_kind(x: object, out: object | None, name: str) -> None:
     """Without `out` the result becomes the kind of tensor that `x` is."""
-    if out is None and x is not None and _kind(x) is None:
+    if out is None and x is not None and kind(x) is None:
         raise InvalidArgumentError(
             f"{name}: zbccl makes results for NumPy arrays, PyTorch tensors and zbccl.Tensor; "
             f"pass out= with an input of type {type(x).__name__}"
         )
 
 
-def like(made: _zbccl.Tensor | None, x: object) -> Any:
-    """A tensor of zbccl's, as the kind of tensor that `x` is."""
-    assert made is not None
-    match _kind(x):
+def of_kind(made: _zbccl.Tensor, package: str | None) -> Any:
+    """A tensor of zbccl's, as the kind of tensor that `package` has."""
+    match package:
         case "numpy":
             return made.numpy()
         case "torch":
             return made.torch()
         case _:
             return made
+
+
+def like(made: _zbccl.Tensor | None, x: object) -> Any:
+    """A tensor of zbccl's, as the kind of tensor that `x` is."""
+    assert made is not None
+    return of_kind(made, kind(x))
 
 
 class Member:

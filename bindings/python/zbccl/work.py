@@ -72,6 +72,11 @@ class Work(Generic[T]):
             raise InvalidUsageError(f"{self._name} is still running: wait() first")
         return self._output
 
+    @property
+    def output(self) -> T:
+        """The output, which is complete when the work is done. Never blocks, never raises."""
+        return self._output
+
     def __repr__(self) -> str:
         state = "done" if self.is_completed() else "running"
         return f"<zbccl.Work {self._name} {state}>"
