@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import zbccl
 from kinds import need_torch
-from ranks import LIMIT, run_processes
+from ranks import LIMIT, run_processes, run_threads
 
 torch = need_torch()
 from zbccl import deep_ep  # noqa: E402
@@ -158,6 +158,39 @@ def test_processes_and_gloo() -> None:
         port = probe.getsockname()[1]
     results = run_processes(2, _gloo, port)
     assert set(results.values()) == {((8, 256), (8, 2))}
+
+
+class Mpi:
+    """As much of an mpi4py communicator as Buffer uses, between threads."""
+
+    said: Any = None
+
+    def __init__(self, comm: zbccl.Communicator):
+        self.comm = comm
+
+    def Get_rank(self) -> int:
+        return self.comm.rank
+
+    def Get_size(self) -> int:
+        return self.comm.size
+
+    def bcast(self, value: Any, root: int) -> Any:
+        if self.comm.rank == root:
+            Mpi.said = value
+        self.comm.barrier()
+        return Mpi.said
+
+
+def test_mpi_communicator() -> None:
+    def body(comm: zbccl.Communicator) -> None:
+        buffer = deep_ep.Buffer(None, comm=Mpi(comm), explicitly_destroy=True)
+        assert (buffer.rank, buffer.group_size) == (comm.rank, 2)
+        x, topk = torch.ones((3, 16)), torch.full((3, 1), 1 - comm.rank)
+        packed, count, handle, _, _ = buffer.low_latency_dispatch(x, topk, 3, 2, use_fp8=False)
+        assert count.tolist() == [3] and torch.equal(packed[0, :3], x)
+        buffer.destroy()
+
+    run_threads(2, body)
 
 
 def test_timing(solo: zbccl.Communicator) -> None:

@@ -241,3 +241,36 @@ def test_layout_of_uneven_experts(solo: zbccl.Communicator) -> None:
     run_threads(2, body)
     with pytest.raises(zbccl.InvalidArgumentError, match="outside"):
         deep_ep.Buffer(solo).get_dispatch_layout(torch.tensor([[5]]), 5)
+
+
+def test_a_rank_without_tokens() -> None:
+    """In both modes, and int32 indices."""
+
+    def body(comm: zbccl.Communicator) -> None:
+        buffer = deep_ep.Buffer(comm)
+        tokens = 0 if comm.rank == 1 else 4
+        x = torch.ones((tokens, 32), dtype=torch.float32) * (comm.rank + 1)
+        topk = torch.full((tokens, 2), 1, dtype=torch.int32)  # expert 1 twice
+        weights = torch.ones((tokens, 2))
+        per_rank, _, per_expert, in_rank, _ = buffer.get_dispatch_layout(topk, 3)
+        recv, recv_idx, _, counts, handle, _ = buffer.dispatch(
+            x,
+            num_tokens_per_rank=per_rank,
+            is_token_in_rank=in_rank,
+            num_tokens_per_expert=per_expert,
+            topk_idx=topk,
+            topk_weights=weights,
+        )
+        rows = 8 if comm.rank == 1 else 0
+        assert recv.shape == (rows, 32) and recv_idx.dtype == torch.int32
+        assert counts == ([16] if comm.rank == 1 else [0])
+        combined, _, _ = buffer.combine(recv, handle)
+        assert torch.equal(combined, x)
+        packed, count, handle, _, _ = buffer.low_latency_dispatch(
+            x, topk[:, :1].contiguous(), 4, 3, use_fp8=False
+        )
+        assert count.tolist() == ([8] if comm.rank == 1 else [0])
+        combined, _, _ = buffer.low_latency_combine(packed, topk[:, :1], weights[:, :1], handle)
+        assert torch.equal(combined, x)
+
+    run_threads(3, body)

@@ -87,6 +87,13 @@ def test_stale_handles() -> None:
     later = zbccl.moe.Experts(comm, 1)
     handle = later.route(np.array([[0]]))
     pending = handle.send_dispatch(x)
+    handle.close()
+    handle = later.route(np.array([[0]]))
+    other = handle.send_dispatch(x)
+    with pytest.raises(zbccl.InvalidUsageError, match="closed"):
+        pending.receive()
+    assert other.receive().x.shape == x.shape
+    pending = handle.send_dispatch(x)
     comm.close()
     for call in (lambda: handle.dispatch(x), pending.receive, lambda: later.mask):
         with pytest.raises(zbccl.InvalidUsageError, match="closed"):

@@ -37,6 +37,7 @@ void Exchange::receive(const std::shared_ptr<Exchange>& exchange, int64_t timeou
     fail(zbcclInvalidUsage, std::string(exchange->name_) + ": it was received already");
   }
   Communicator& communicator = exchange->handle_->communicator(exchange->name_);
+  (void)exchange->handle_->get(exchange->name_);  // else its place may be another handle's by now
   (void)communicator.run(exchange->name_, {timeout_ms, false}, {}, [&](const zbcclCall_t* how) {
     return exchange->call_(zbcclMoeReceivePhase, how);
   });
