@@ -177,7 +177,8 @@ ZBCCL_API zbcclResult_t zbcclMoeHandleGetInfo(zbcclMoeHandle_t handle, zbcclMoeI
  * handle and the same struct, returns when the outputs are complete. In between the memory that the
  * struct points at belongs to the call, other calls may be made, and several calls may be under
  * way; they are received in the order in which they were sent. On host memory the library's thread
- * does the work in between; `work` goes with both phases at once only. */
+ * does the work in between; `work` goes with both phases at once only. The receive phase returns
+ * what went wrong. */
 typedef enum {
   zbcclMoeBothPhases = 0,
   zbcclMoeSendPhase = 1,
@@ -200,7 +201,7 @@ typedef struct {
   int32_t type;         /* zbcclDataType_t of x; the same on every rank */
   int32_t quant;        /* zbcclMoeQuant_t; the same on every rank */
   int32_t zero_padding; /* not 0: rows of recv_x and recv_scales that no token fills become 0: an
-                           ExpertMajor's padding, and whatever is left of the capacity */
+                           ExpertMajor's padding, and whatever is left of a capacity */
   int64_t hidden;       /* H, the same on every rank; rows are a multiple of 16 bytes */
   /* [T, H]; rows are quantized where `quant` says so, else copied as they are. May be NULL where
    * T is 0. */
@@ -227,15 +228,14 @@ typedef struct {
    * recv_row_weights, else not used. */
   const float* topk_weights;
   /* RankMajor, may be NULL: [rows, K] of idx_type: the local expert, or -1 for a slot without an
-   * expert here; and topk_weights, 0 for such a slot. With a capacity the rows that are left have
-   * -1 and 0. */
+   * expert here; and topk_weights, 0 for such a slot. */
   void* recv_topk_idx;
   float* recv_topk_weights;
-  /* Expert layouts, may be NULL: [rows] the weight of the slot that the row stands for; 0 for
-   * padding. */
+  /* Expert layouts, may be NULL: [rows] the weight of the slot that the row stands for. */
   float* recv_row_weights;
-  /* May be NULL: [rows] the row's token on its source rank; -1 for padding and for what is left of
-   * a capacity. */
+  /* May be NULL: [rows] the row's token on its source rank. Rows that no token fills have -1 here
+   * and as recv_topk_idx, and the weight 0; an ExpertMasked's are left as they are unless
+   * zero_padding is asked for. */
   int32_t* recv_src_idx;
 } zbcclMoeDispatch_t;
 

@@ -16,7 +16,6 @@ enum Ref { kX, kScales, kTopkWeights, kTables };
 constexpr int64_t kGiven = 1;  // flags of kWeights
 constexpr int64_t kWanted = 2;
 
-constexpr size_t kPiecesAtOnce = 256;              // read with one call of the system
 constexpr size_t kFetchBytes = size_t{256} << 10;  // of rows that are quantized from scratch memory
 
 }  // namespace
@@ -159,25 +158,28 @@ Status Dispatcher::receive(int rank) {
   if (shown.own[kTokens] == 0) return {};
   Source source;
   ZBCCL_RETURN_IF_ERROR(open_source(rank, source));
-  return handle_.for_each_section(rank, source.list, [&](const Handle::Section& section) -> Status {
-    if (section.count == 0) return {};
-    ZBCCL_RETURN_IF_ERROR(move_rows(source, section));
-    if (!quantizes_ && out_scales_.per_row > 0) copy_scales(source, section);
-    write_notes(source, section);
-    return {};
-  });
+  const bool copies = source.x != nullptr && !quantizes_;
+  moves_.clear();
+  repeats_.clear();
+  first_rows_.assign(copies ? 0 : static_cast<size_t>(shown.own[kTokens]), -1);
+  ZBCCL_RETURN_IF_ERROR(
+      handle_.for_each_section(rank, source.list, [&](const Handle::Section& section) -> Status {
+        if (copies) {
+          copy_rows(source, section);
+        } else {
+          list_moves(section);
+        }
+        if (!quantizes_ && out_scales_.per_row > 0) copy_scales(source, section);
+        write_notes(source, section);
+        return {};
+      }));
+  if (copies) return {};
+  ZBCCL_RETURN_IF_ERROR(make_moves(source));
+  repeat_rows();
+  return {};
 }
 
-Status Dispatcher::move_rows(Source& source, const Handle::Section& section) {
-  if (source.x == nullptr) {
-    return quantizes_ ? fetch_and_quantize(source, section) : fetch_rows(source, section);
-  }
-  if (quantizes_) {
-    for (int64_t i = 0; i < section.count; ++i) {
-      quantize(source.x + token_of(section.items[i]) * source.stride, section.row + i);
-    }
-    return {};
-  }
+void Dispatcher::copy_rows(const Source& source, const Handle::Section& section) {
   const bool joins = source.stride == row_bytes_ && recv_stride_ == row_bytes_;
   for (int64_t i = 0; i < section.count;) {
     const uint32_t token = token_of(section.items[i]);
@@ -189,37 +191,61 @@ Status Dispatcher::move_rows(Source& source, const Handle::Section& section) {
                   static_cast<size_t>(run) * row_bytes_, streams_);
     i += run;
   }
-  return {};
 }
 
-Status Dispatcher::fetch_rows(Source& source, const Handle::Section& section) {
-  pieces_.clear();
+void Dispatcher::list_moves(const Handle::Section& section) {
   for (int64_t i = 0; i < section.count; ++i) {
-    pieces_.push_back(
-        {recv_row(section.row + i), token_of(section.items[i]) * source.stride, row_bytes_});
-    if (pieces_.size() < kPiecesAtOnce && i + 1 < section.count) continue;
-    ZBCCL_RETURN_IF_ERROR(source.remote.read_pieces(pieces_));
+    const uint32_t token = token_of(section.items[i]);
+    int64_t& first = first_rows_[token];
+    if (first >= 0) {
+      repeats_.push_back({first, section.row + i});
+    } else {
+      first = section.row + i;
+      moves_.push_back({token, first});
+    }
+  }
+}
+
+Status Dispatcher::make_moves(Source& source) {
+  if (source.x == nullptr) return quantizes_ ? fetch_and_quantize(source) : fetch_rows(source);
+  for (const Move& move : moves_) quantize(source.x + move.token * source.stride, move.row);
+  return {};
+}
+
+Status Dispatcher::fetch_rows(Source& source) {
+  pieces_.clear();
+  for (const Move& move : moves_) {
+    pieces_.push_back({recv_row(move.row), move.token * source.stride, row_bytes_});
+  }
+  return source.remote.read_pieces(pieces_);
+}
+
+Status Dispatcher::fetch_and_quantize(Source& source) {
+  const size_t batch = std::max<size_t>(kFetchBytes / row_bytes_, 1);
+  std::byte* const scratch = team_.scratch(batch * row_bytes_);
+  for (size_t first = 0; first < moves_.size(); first += batch) {
+    const auto some = std::span(moves_).subspan(first, std::min(batch, moves_.size() - first));
     pieces_.clear();
+    for (const Move& move : some) {
+      pieces_.push_back(
+          {scratch + pieces_.size() * row_bytes_, move.token * source.stride, row_bytes_});
+    }
+    ZBCCL_RETURN_IF_ERROR(source.remote.read_pieces(pieces_));
+    for (size_t i = 0; i < some.size(); ++i) quantize(scratch + i * row_bytes_, some[i].row);
   }
   return {};
 }
 
-Status Dispatcher::fetch_and_quantize(Source& source, const Handle::Section& section) {
-  const auto batch = static_cast<int64_t>(std::max<size_t>(kFetchBytes / row_bytes_, 1));
-  std::byte* const scratch = team_.scratch(static_cast<size_t>(batch) * row_bytes_);
-  for (int64_t first = 0; first < section.count; first += batch) {
-    const int64_t count = std::min(batch, section.count - first);
-    pieces_.clear();
-    for (int64_t i = 0; i < count; ++i) {
-      pieces_.push_back({scratch + static_cast<size_t>(i) * row_bytes_,
-                         token_of(section.items[first + i]) * source.stride, row_bytes_});
-    }
-    ZBCCL_RETURN_IF_ERROR(source.remote.read_pieces(pieces_));
-    for (int64_t i = 0; i < count; ++i) {
-      quantize(scratch + static_cast<size_t>(i) * row_bytes_, section.row + first + i);
+void Dispatcher::repeat_rows() {
+  for (const Repeat& repeat : repeats_) {
+    kernels::copy(recv_row(repeat.row), recv_row(repeat.from), recv_row_bytes_, streams_);
+    if (!quantizes_) continue;
+    const uint32_t* const from = recv_scales(repeat.from);
+    uint32_t* const to = recv_scales(repeat.row);
+    for (int64_t i = 0; i < out_scales_.per_row; ++i) {
+      to[i * out_scales_.scale] = from[i * out_scales_.scale];
     }
   }
-  return {};
 }
 
 void Dispatcher::quantize(const std::byte* row, int64_t to) {

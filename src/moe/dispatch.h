@@ -20,6 +20,14 @@ class Dispatcher {
 
  private:
   struct Source;
+  struct Move {
+    uint32_t token;
+    int64_t row;
+  };
+  struct Repeat {
+    int64_t from;
+    int64_t row;
+  };
 
   Status check();
   Status check_scales() const;
@@ -29,9 +37,12 @@ class Dispatcher {
   Status check_weights() const;
   Status receive(int rank);
   Status open_source(int rank, Source& source);
-  Status move_rows(Source& source, const Handle::Section& section);
-  Status fetch_rows(Source& source, const Handle::Section& section);
-  Status fetch_and_quantize(Source& source, const Handle::Section& section);
+  void copy_rows(const Source& source, const Handle::Section& section);
+  void list_moves(const Handle::Section& section);
+  Status make_moves(Source& source);
+  Status fetch_rows(Source& source);
+  Status fetch_and_quantize(Source& source);
+  void repeat_rows();
   void quantize(const std::byte* row, int64_t to);
   void copy_scales(const Source& source, const Handle::Section& section);
   void write_notes(const Source& source, const Handle::Section& section);
@@ -72,6 +83,11 @@ class Dispatcher {
   transport::LocalBuffer weights_;
   std::vector<float> row_scales_;  // of the row that is quantized
   std::vector<uint32_t> packed_scales_;
+  // Of one source whose rows are quantized or fetched, which each is once: rows for the other
+  // experts of its token are copies of the first.
+  std::vector<Move> moves_;
+  std::vector<Repeat> repeats_;
+  std::vector<int64_t> first_rows_;  // of each token; -1: none yet
   std::vector<memory::AttachedPiece> pieces_;
 };
 

@@ -173,6 +173,9 @@ TEST_F(CommandTest, TheApiExamplesRun) {
     EXPECT_EQ(tokens.code, 0) << tokens.output;
     EXPECT_TRUE(contains(tokens.output, "0 wrong")) << tokens.output;
     EXPECT_TRUE(contains(tokens.output, "staged bytes 0")) << tokens.output;
+    const Outcome moe = run(over_ranks(ranks, EXAMPLE_MOE_DISPATCH));
+    EXPECT_EQ(moe.code, 0) << moe.output;
+    EXPECT_TRUE(contains(moe.output, " 0 wrong, staged bytes 0")) << moe.output;
     const Outcome hello = run(over_ranks(ranks, EXAMPLE_HELLO));
     EXPECT_EQ(hello.code, 0) << hello.output;
     EXPECT_TRUE(contains(hello.output, "hello from rank 0 of " + std::to_string(ranks)))

@@ -9,7 +9,7 @@
 #include <zbccl/moe.hpp>
 #include <zbccl/zbccl.hpp>
 
-#include "multirank/moe_reference.h"
+#include "support/moe_reference.h"
 
 namespace zbccl::test {
 

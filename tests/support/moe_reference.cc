@@ -1,4 +1,4 @@
-#include "multirank/moe_reference.h"
+#include "support/moe_reference.h"
 
 #include <algorithm>
 #include <cmath>
