@@ -373,6 +373,23 @@ def test_one_rank_and_no_tokens(solo: zbccl.Communicator) -> None:
     assert (handle.combine(got.x).x == x * [[2], [1]]).all()
 
 
+def test_outputs_with_room_to_spare(solo: zbccl.Communicator) -> None:
+    """The others, which are made here, have as many rows as the output given."""
+    handle = zbccl.moe.Experts(solo, 1).route(np.zeros((2, 1), np.int64))
+    x = np.arange(16, dtype=np.float32).reshape(2, 8)
+    weights = np.ones((2, 1), np.float32)
+    out = np.full((5, 8), -1, np.int8)
+    got = handle.dispatch(x, quant="int8", topk_weights=weights, out=out)
+    assert got.scales is not None and got.scales.shape == (5, 1)
+    assert got.topk_idx is not None and got.topk_idx.shape == (5, 1)
+    np.testing.assert_array_equal(out[:2], codes_of(x, "int8")[0])
+    assert (out[2:] == -1).all()
+    with pytest.raises(
+        zbccl.InvalidArgumentError, match=r"recv_scales has shape \(3, 1\); expected \(5, 1\)"
+    ):
+        handle.dispatch(x, quant="int8", out=out, out_scales=np.zeros((3, 1), np.float32))
+
+
 def test_a_tensor_of_the_library(solo: zbccl.Communicator) -> None:
     x = solo.empty((4, 8), "bf16")
     x.as_bytes().numpy()[:] = np.arange(64, dtype=np.uint8)

@@ -149,9 +149,12 @@ class Gatherer {
                                    "; expected " + zbcclTypeName(type));
   }
 
-  // The rows that the outputs hold: those of the first of them, and the others have as many.
+  // The rows that the outputs hold: as many as the first of them, recv_x, has.
   void require_rows(int64_t rows, const char* argument) {
-    if (given_rows_ < 0) given_rows_ = rows;
+    if (given_rows_ < 0) {
+      given_rows_ = rows;
+      if (!stacked_) rows_ = rows;
+    }
     if (rows == given_rows_) return;
     fail(zbcclInvalidArgument, what(argument) + " has " + std::to_string(rows) +
                                    " rows, but recv_x has " + std::to_string(given_rows_));

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 
-from zbccl import moe
 from zbccl.deep_ep.config import Config
 from zbccl.deep_ep.event import EventHandle, EventOverlap
 from zbccl.deep_ep.group import join
@@ -58,9 +56,8 @@ class Buffer(NormalMode, LowLatencyMode):
         comm: Any = None,
         use_fabric: bool = False,
     ) -> None:
-        self._communicator, self._owns_communicator = join(group, comm)
-        self.rank = self._communicator.rank
-        self.group_size = self._communicator.size
+        communicator, self._owns_communicator = join(group, comm)
+        super().__init__(communicator)
         self.group = group
         self.num_nvl_bytes = num_nvl_bytes
         self.num_rdma_bytes = num_rdma_bytes
@@ -68,17 +65,6 @@ class Buffer(NormalMode, LowLatencyMode):
         self.explicitly_destroy = explicitly_destroy
         self.enable_shrink = enable_shrink
         self.runtime = Runtime()
-        self._experts_by_number: dict[int, moe.Experts] = {}
-        self._masked: set[int] = set()
-
-    def _experts(self, num_experts: int) -> moe.Experts:
-        """Made when their number is first met, which is at the same call on every rank."""
-        if num_experts not in self._experts_by_number:
-            experts = moe.Experts(self._communicator, num_experts)
-            for rank in self._masked:
-                experts.set_mask(rank)
-            self._experts_by_number[num_experts] = experts
-        return self._experts_by_number[num_experts]
 
     def destroy(self) -> None:
         """Ends the buffer; needs explicitly_destroy=True. Otherwise it ends when it is dropped."""
@@ -147,10 +133,6 @@ class Buffer(NormalMode, LowLatencyMode):
 
     # ---- ranks taken out
 
-    def _each_mask(self, change: Callable[[moe.Experts], None]) -> None:
-        for experts in self._experts_by_number.values():
-            change(experts)
-
     def low_latency_update_mask_buffer(self, rank_to_mask: int, mask: bool = False) -> None:
         """Takes a rank out (`mask=True`) or back in, for this rank; in both modes.
 
@@ -163,8 +145,7 @@ class Buffer(NormalMode, LowLatencyMode):
                 f"low_latency_update_mask_buffer: expected another rank of {self.group_size}, got "
                 f"{rank_to_mask}"
             )
-        (self._masked.add if mask else self._masked.discard)(rank_to_mask)
-        self._each_mask(lambda experts: experts.set_mask(rank_to_mask, mask))
+        self._mask(rank_to_mask, mask)
 
     def low_latency_query_mask_buffer(self, mask_status: torch.Tensor) -> None:
         """Writes 1 for each masked rank, else 0, to `mask_status`, (ranks,) i32."""

@@ -10,6 +10,7 @@ import torch
 from zbccl import moe
 from zbccl.communicator import empty
 from zbccl.deep_ep.event import EventHandle, EventOverlap
+from zbccl.deep_ep.ranks import Ranks
 from zbccl.deep_ep.tensors import bare, bare_or_none, check_shape
 from zbccl.errors import InvalidArgumentError, InvalidUsageError, UnsupportedError
 from zbccl.work import Work
@@ -46,14 +47,8 @@ class Finish:
             self._steps.pop(0)()
 
 
-class LowLatencyMode:
+class LowLatencyMode(Ranks):
     """Dispatch and combine of few tokens."""
-
-    rank: int
-    group_size: int
-
-    def _experts(self, num_experts: int) -> moe.Experts:
-        raise NotImplementedError
 
     def clean_low_latency_buffer(
         self, num_max_dispatch_tokens_per_rank: int, hidden: int, num_experts: int

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 import torch
 
 from zbccl import moe
-from zbccl.communicator import Communicator
 from zbccl.deep_ep.config import Config
 from zbccl.deep_ep.event import EventHandle, EventOverlap
+from zbccl.deep_ep.ranks import Ranks
 from zbccl.deep_ep.tensors import bare, bare_or_none, begin, check_shape
 from zbccl.errors import InvalidArgumentError, InvalidUsageError
 from zbccl.work import Work
@@ -37,15 +37,8 @@ def _outputs(call: Any) -> tuple[Any, EventOverlap]:
     return call.output, EventOverlap(EventHandle(finish))
 
 
-class NormalMode:
+class NormalMode(Ranks):
     """Dispatch and combine of many tokens."""
-
-    _communicator: Communicator
-    rank: int
-    group_size: int
-
-    def _experts(self, num_experts: int) -> moe.Experts:
-        raise NotImplementedError
 
     def _expert_ranks(self, num_experts: int) -> torch.Tensor:
         """The rank of each expert: contiguous blocks, of which the first may have one more."""
