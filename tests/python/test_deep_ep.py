@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import subprocess
@@ -41,6 +42,38 @@ def test_statics() -> None:
         assert event.event is not None
     with pytest.raises(AssertionError):
         deep_ep.EventOverlap().current_stream_wait()
+
+
+def test_signatures() -> None:
+    """Programs pass arguments by place and by name."""
+    layout = "num_tokens_per_rank num_tokens_per_rdma_rank is_token_in_rank num_tokens_per_expert"
+    stream = "config previous_event async_finish allocate_on_comm_stream"
+    routed = f"{layout} topk_idx topk_weights expert_alignment"
+    known = {
+        "__init__": "group num_nvl_bytes num_rdma_bytes low_latency_mode num_qps_per_rank "
+        "allow_nvlink_for_low_latency_mode allow_mnnvl explicitly_destroy enable_shrink comm "
+        "use_fabric",
+        "get_dispatch_layout": "topk_idx num_experts previous_event async_finish "
+        "allocate_on_comm_stream",
+        "dispatch": f"x handle {routed} num_worst_tokens {stream}",
+        "internode_dispatch": f"x handle {routed} {stream}",
+        "combine": f"x handle topk_weights bias {stream}",
+        "internode_combine": f"x handle topk_weights bias {stream}",
+        "clean_low_latency_buffer": "num_max_dispatch_tokens_per_rank hidden num_experts",
+        "low_latency_dispatch": "x topk_idx num_max_dispatch_tokens_per_rank num_experts "
+        "cumulative_local_expert_recv_stats dispatch_wait_recv_cost_stats use_fp8 round_scale "
+        "use_ue8m0 async_finish return_recv_hook",
+        "low_latency_combine": "x topk_idx topk_weights handle use_logfmt zero_copy async_finish "
+        "return_recv_hook out combine_wait_recv_cost_stats",
+        "low_latency_update_mask_buffer": "rank_to_mask mask",
+        "low_latency_query_mask_buffer": "mask_status",
+        "get_local_buffer_tensor": "dtype size offset use_rdma_buffer",
+        "get_low_latency_rdma_size_hint": "num_max_dispatch_tokens_per_rank hidden num_ranks "
+        "num_experts",
+    }
+    for name, expected in known.items():
+        found = list(inspect.signature(getattr(deep_ep.Buffer, name)).parameters)
+        assert [parameter for parameter in found if parameter != "self"] == expected.split(), name
 
 
 def test_attributes_and_mistakes(solo: zbccl.Communicator) -> None:

@@ -373,6 +373,39 @@ def test_one_rank_and_no_tokens(solo: zbccl.Communicator) -> None:
     assert (handle.combine(got.x).x == x * [[2], [1]]).all()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("case", ("one expert", "nobody", "many slots", "few tokens"))
+def test_extreme_routing(layout: str, case: str) -> None:
+    generator = np.random.default_rng(5)
+    slots = 32 if case == "many slots" else 2
+    shapes = [(1 if case == "few tokens" else n, slots) for n in (6, 7, 8)]
+    fixed = {"one expert": 3, "nobody": -1}.get(case)
+    topk = [
+        generator.integers(0, 7, shape) if fixed is None else np.full(shape, fixed)
+        for shape in shapes
+    ]
+    capacity = 300 if layout == "expert_masked" else None
+    world = World(topk, EXPERTS, layout, capacity=capacity)
+    x = [generator.integers(-8, 8, (n, 16)).astype(np.float32) for n, _ in shapes]
+
+    def body(comm: zbccl.Communicator) -> None:
+        me = comm.rank
+        experts = zbccl.moe.Experts(comm, 7, EXPERTS)
+        handle = experts.route(topk[me], layout, capacity=capacity)
+        rows = rows_of(world, me)
+        got = handle.dispatch(x[me]).x
+        used = [row.source >= 0 for row in rows]
+        expected = gathered(rows, [raw(one) for one in x])
+        assert (raw(got).reshape(expected.shape)[used] == expected[used]).all()
+        named = [[int(e) for e in token if e >= 0] for token in topk[me]]
+        if layout == "rank_major":
+            named = [list({EXPERTS[e] for e in token}) for token in named]
+        times = np.array([len(token) for token in named])[:, None]
+        np.testing.assert_array_equal(handle.combine(got).x, x[me] * times)
+
+    run_threads(SIZE, body)
+
+
 def test_outputs_with_room_to_spare(solo: zbccl.Communicator) -> None:
     """The others, which are made here, have as many rows as the output given."""
     handle = zbccl.moe.Experts(solo, 1).route(np.zeros((2, 1), np.int64))
