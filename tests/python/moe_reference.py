@@ -86,12 +86,12 @@ def round_to(value: Array, dtype: Any) -> Array:
 
 def codes_of(x: Array, quant: str) -> tuple[Array, Array]:
     """Codes and scales of rows (tokens, hidden) of f32: bytes, and f32 or i32."""
-    import ml_dtypes
-
     if quant == "int8":
         most = np.maximum(np.abs(x).max(axis=1, initial=0, keepdims=True), np.float32(1e-10))
         scale = (most / np.float32(127)).astype(np.float32)
         return np.rint(x * (np.float32(1) / scale)).astype(np.int8), scale
+    import ml_dtypes
+
     hidden = x.shape[1]
     groups = -(-hidden // GROUP)
     codes = np.empty(x.shape, np.uint8)
