@@ -48,16 +48,13 @@ def captured(
 
 
 def median_us(call: Callable[[], object], calls: int) -> float:
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream()
     graph = captured(call, calls, stream)
     samples: list[float] = []
     for _ in range(ROUNDS):
         torch.cuda.synchronize()
         dist.barrier()
-        events = [
-            torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            for _ in range(REPLAYS + 1)
-        ]
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(REPLAYS + 1)]
         torch.cuda.synchronize()
         with torch.cuda.stream(stream):
             graph.replay()
