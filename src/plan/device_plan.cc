@@ -40,7 +40,21 @@ uint64_t slot_needed(DeviceAlgorithm algorithm, const DeviceCall& call) {
   }
 }
 
+bool serves_norm(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTuning& tuning) {
+  const auto ranks = static_cast<uint64_t>(call.nranks);
+  switch (algorithm) {
+    case DeviceAlgorithm::kOneShot: return ranks > 1 && call.bytes * ranks <= tuning.slot_bytes;
+    case DeviceAlgorithm::kTwoShotDirect:
+      return ranks > 1 && call.longest * ranks <= tuning.slot_bytes;
+    default: return algorithm == DeviceAlgorithm::kPullPush;
+  }
+}
+
 bool serves(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTuning& tuning) {
+  if (call.operation == Operation::kAllReduceRmsNorm) return serves_norm(algorithm, call, tuning);
+  if (call.operation == Operation::kAllReduceQuantized) {
+    return algorithm == DeviceAlgorithm::kTwoShot;
+  }
   const bool landed = has_poison(call.type) && slot_needed(algorithm, call) <= tuning.slot_bytes;
   switch (algorithm) {
     case DeviceAlgorithm::kOneShot: return reduces(call.operation) && landed;
@@ -74,6 +88,14 @@ DeviceAlgorithm preferred(const DeviceCall& call, const DeviceTuning& tuning) {
       }
       if (call.bytes >= tuning.pull_push_min) return DeviceAlgorithm::kPullPush;
       return DeviceAlgorithm::kChunked;
+    case Operation::kAllReduceRmsNorm:
+      if (fits(DeviceAlgorithm::kOneShot, tuning.norm_one_shot_max)) {
+        return DeviceAlgorithm::kOneShot;
+      }
+      return fits(DeviceAlgorithm::kTwoShotDirect, tuning.norm_direct_max)
+                 ? DeviceAlgorithm::kTwoShotDirect
+                 : DeviceAlgorithm::kPullPush;
+    case Operation::kAllReduceQuantized: return DeviceAlgorithm::kTwoShot;
     case Operation::kReduce:
       return fits(DeviceAlgorithm::kOneShot, tuning.one_shot_max) ? DeviceAlgorithm::kOneShot
                                                                   : DeviceAlgorithm::kChunked;
@@ -143,12 +165,18 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
   tuning.push_blocks = 128;
   tuning.bulk_blocks = 64;
   tuning.relay_blocks = 64;
+  // As without a norm: what a second flight costs is the same, and so is what it saves. Rows that
+  // land save a meeting before the first load, as long as they fit.
+  tuning.norm_one_shot_max = tuning.one_shot_max;
+  tuning.norm_direct_max = 4 * kMiB;
+  tuning.norm_blocks = 128;
+  tuning.quantized_blocks = 128;
   return tuning;
 }
 
 bool override_tuning(std::string_view text, DeviceTuning* tuning) {
   DeviceTuning changed = *tuning;
-  const std::array<std::pair<std::string_view, uint64_t*>, 16> fields = {{
+  const std::array<std::pair<std::string_view, uint64_t*>, 20> fields = {{
       {"one_shot_max", &changed.one_shot_max},
       {"two_shot_max", &changed.two_shot_max},
       {"two_shot_direct_max", &changed.two_shot_direct_max},
@@ -165,6 +193,10 @@ bool override_tuning(std::string_view text, DeviceTuning* tuning) {
       {"push_blocks", &changed.push_blocks},
       {"bulk_blocks", &changed.bulk_blocks},
       {"relay_blocks", &changed.relay_blocks},
+      {"norm_one_shot_max", &changed.norm_one_shot_max},
+      {"norm_direct_max", &changed.norm_direct_max},
+      {"norm_blocks", &changed.norm_blocks},
+      {"quantized_blocks", &changed.quantized_blocks},
   }};
   while (!text.empty()) {
     const std::string_view item = text.substr(0, text.find(','));
@@ -183,10 +215,37 @@ bool override_tuning(std::string_view text, DeviceTuning* tuning) {
   return true;
 }
 
+namespace {
+
+// A block has whole rows; its threads follow from their length.
+void choose_norm_grid(const DeviceCall& call, const DeviceTuning& tuning, DevicePlan* plan) {
+  const uint64_t share = ceil_div(call.rows, static_cast<uint64_t>(call.nranks));
+  plan->blocks = limited(std::min(plan->algorithm == DeviceAlgorithm::kOneShot ? call.rows : share,
+                                  tuning.norm_blocks),
+                         call);
+}
+
+// A warp for each tile, while blocks last.
+void choose_quantized_grid(const DeviceCall& call, const DeviceTuning& tuning, DevicePlan* plan) {
+  plan->threads = call.share > 4 * tuning.quantized_blocks ? 512 : 128;
+  const uint64_t warps = static_cast<uint64_t>(plan->threads) / 32;
+  plan->blocks = limited(std::min(ceil_div(call.share, warps), tuning.quantized_blocks), call);
+}
+
+}  // namespace
+
 DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning) {
   DevicePlan plan;
   plan.algorithm = serves(tuning.forced, call, tuning) ? tuning.forced : preferred(call, tuning);
   plan.overlap = call.bytes <= tuning.overlap_max;
+  if (call.operation == Operation::kAllReduceRmsNorm) {
+    choose_norm_grid(call, tuning, &plan);
+    return plan;
+  }
+  if (call.operation == Operation::kAllReduceQuantized) {
+    choose_quantized_grid(call, tuning, &plan);
+    return plan;
+  }
   const auto ranks = static_cast<uint64_t>(call.nranks);
   switch (plan.algorithm) {
     case DeviceAlgorithm::kOneShot:

@@ -23,7 +23,8 @@ enum class DeviceAlgorithm : uint8_t {
   kRelay,          // a broadcast whose receivers pass their shares on
   kInline,         // small blocks beside their epochs, through landing memory: one flight
   kChain,          // a broadcast from neighbour to neighbour
-  kPullPush,       // an all_reduce as kPull and kPush, of registered buffers: nothing lands
+  kPullPush,       // an all_reduce as kPull and kPush, of registered buffers: nothing lands; an
+                   // all_reduce_rms_norm the same in one kernel
 };
 const char* algorithm_name(DeviceAlgorithm algorithm);
 std::optional<DeviceAlgorithm> parse_device_algorithm(std::string_view name);
@@ -39,11 +40,13 @@ struct DeviceTuning {
   uint64_t two_shot_max = 0;  // of its input, with the sums in landing memory
   uint64_t two_shot_direct_max = 0;
   uint64_t pull_push_min = 0;
-  uint64_t scatter_shot_max = 0;  // bytes of a reduce_scatter's input that goes as kOneShot
-  uint64_t inline_max = 0;        // bytes of a block that goes as kInline
-  uint64_t bulk_min = 0;          // bytes of a block that the bulk-copy engine moves
-  uint64_t relay_min = 0;         // of a broadcast
-  uint64_t chain_min = 0;         // of one that goes from neighbour to neighbour
+  uint64_t scatter_shot_max = 0;   // bytes of a reduce_scatter's input that goes as kOneShot
+  uint64_t inline_max = 0;         // bytes of a block that goes as kInline
+  uint64_t bulk_min = 0;           // bytes of a block that the bulk-copy engine moves
+  uint64_t relay_min = 0;          // of a broadcast
+  uint64_t chain_min = 0;          // of one that goes from neighbour to neighbour
+  uint64_t norm_one_shot_max = 0;  // bytes of an all_reduce_rms_norm that every rank does whole
+  uint64_t norm_direct_max = 0;    // of one whose rows land at their owners, as kTwoShotDirect
   uint64_t overlap_max = 0;  // bytes of a call whose kernel may begin in the shadow of the last
   // Grids.
   uint64_t chunk_blocks = 0;
@@ -52,6 +55,8 @@ struct DeviceTuning {
   uint64_t push_blocks = 0;
   uint64_t bulk_blocks = 0;
   uint64_t relay_blocks = 0;
+  uint64_t norm_blocks = 0;
+  uint64_t quantized_blocks = 0;
   DeviceAlgorithm forced = DeviceAlgorithm::kNone;  // where it can serve the call
 };
 // For H100 and H200 behind NVSwitch (docs/performance.md).
@@ -70,7 +75,9 @@ struct DeviceCall {
   uint64_t bytes = 0;    // all_reduce, reduce, broadcast: the buffer; reduce_scatter: the whole
                          // input; the others: the largest block that all ranks know of
   uint64_t longest = 0;  // of a reduction's slices, each of which its owner gets whole (kOneShot)
-  uint64_t share = 0;    // of its slices where all ranks have a part of every result
+  uint64_t share = 0;    // of its slices where all ranks have a part of every result;
+                         // all_reduce_quantized: what a rank adds up, in tiles of a warp
+  uint64_t rows = 0;     // all_reduce_rms_norm: of the matrix; `longest`: bytes of a rank's share
   int nranks = 1;
   int max_blocks = 0;  // 0: no limit
 };

@@ -18,9 +18,9 @@ namespace zbccl::test {
 namespace {
 
 using cuda::Code;
-using cuda::NormCodes;
-using cuda::NormRow;
+
 using cuda::NormSpec;
+using cuda::NormTarget;
 using cuda::Pack;
 using kernels::test::decode;
 using kernels::test::encode;
@@ -31,63 +31,40 @@ using kernels::test::set_element;
 constexpr int kRows = 7;
 constexpr int kBlocks = 2;  // so that a block has several rows
 
-// The first row of every array; the others follow.
 struct Rows {
   const Pack* x;
-  NormRow first;
-  bool has_residual;
+  NormTarget target;
 };
 
-template <DataType kType, int kPacks, NormCodes kCodes>
-__global__ void __launch_bounds__(512)
+// With a warp behind those that have elements.
+template <DataType kType, int kPacks>
+__global__ void __launch_bounds__(544)
     norm_rows(const __grid_constant__ NormSpec spec, const __grid_constant__ Rows rows) {
   extern __shared__ float shared[];
-  cuda::RowNorm<kType, kPacks, kCodes> norm(spec, shared);
-  const int packs = spec.hidden / 8;
+  cuda::RowNorm<kType, kPacks> norm(spec, shared, static_cast<int>(blockDim.x) - 32);
   for (int r = static_cast<int>(blockIdx.x); r < kRows; r += static_cast<int>(gridDim.x)) {
-    NormRow row = rows.first;
-    row.residual = rows.has_residual ? static_cast<const Pack*>(row.residual) + r * packs : nullptr;
-    row.residual_out = static_cast<Pack*>(row.residual_out) + r * packs;
-    row.out = static_cast<Pack*>(row.out) + r * packs;
-    row.codes = static_cast<char*>(row.codes) + static_cast<size_t>(r) * spec.hidden;
-    row.scales += r;
-    row.scales_ue8m0 += r;
-    norm.prefetch(row);
+    norm.prefetch(r);
     Pack x[kPacks];
 #pragma unroll
     for (int j = 0; j < kPacks; ++j) {
-      const int i = static_cast<int>(threadIdx.x + j * blockDim.x);
-      if (i < packs) x[j] = rows.x[r * packs + i];
+      if (norm.mine(j)) x[j] = rows.x[r * norm.packs() + norm.index(j)];
     }
-    norm.finish(x, row);
+    norm.finish(x, r, &rows.target, 1);
   }
 }
 
 // The fewest packs for each thread that such a row needs.
-template <DataType kType, NormCodes kCodes>
+template <DataType kType>
 void launch_norm(const NormSpec& spec, const Rows& rows, int threads) {
   const size_t shared = static_cast<size_t>(cuda::norm_shared_floats(spec.hidden)) * sizeof(float);
   const int packs = (spec.hidden / 8 + threads - 1) / threads;
   if (packs <= 1) {
-    norm_rows<kType, 1, kCodes><<<kBlocks, threads, shared>>>(spec, rows);
+    norm_rows<kType, 1><<<kBlocks, threads + 32, shared>>>(spec, rows);
   } else if (packs <= 2) {
-    norm_rows<kType, 2, kCodes><<<kBlocks, threads, shared>>>(spec, rows);
+    norm_rows<kType, 2><<<kBlocks, threads + 32, shared>>>(spec, rows);
   } else {
     ASSERT_LE(packs, 4);
-    norm_rows<kType, 4, kCodes><<<kBlocks, threads, shared>>>(spec, rows);
-  }
-}
-
-template <DataType kType>
-void launch_norm(NormCodes codes, const NormSpec& spec, const Rows& rows, int threads) {
-  switch (codes) {
-    case NormCodes::kNone: return launch_norm<kType, NormCodes::kNone>(spec, rows, threads);
-    case NormCodes::kTensorScale:
-      return launch_norm<kType, NormCodes::kTensorScale>(spec, rows, threads);
-    case NormCodes::kGroupScales:
-      return launch_norm<kType, NormCodes::kGroupScales>(spec, rows, threads);
-    case NormCodes::kGroupPowersOfTwo:
-      return launch_norm<kType, NormCodes::kGroupPowersOfTwo>(spec, rows, threads);
+    norm_rows<kType, 4><<<kBlocks, threads + 32, shared>>>(spec, rows);
   }
 }
 
@@ -198,17 +175,24 @@ TEST_P(GpuNormTest, equals_the_reference_with_any_number_of_threads) {
       SCOPED_TRACE("hidden " + std::to_string(hidden) + ", threads " + std::to_string(threads));
       const Outputs outputs(hidden);
       const DeviceArray<Pack> device_residual = upload(residual);
-      const NormSpec spec = {device_weight.get(), hidden, norm.epsilon, norm.one_plus_weight};
-      const NormRow first = {device_residual.get(),    outputs.residual_out.get(),
-                             outputs.out.get(),        outputs.codes.get(),
-                             1.0F / norm.tensor_scale, outputs.scales.get(),
-                             outputs.exponents.get(),  kRows};
-      const Rows rows = {device_x.get(), first, has_residual};
-      const auto codes = static_cast<NormCodes>(scales);
+      NormSpec spec;
+      spec.residual = has_residual ? device_residual.get() : nullptr;
+      spec.weight = device_weight.get();
+      spec.hidden = hidden;
+      spec.epsilon = norm.epsilon;
+      spec.inverse_scale = 1.0F / norm.tensor_scale;
+      spec.form = static_cast<NormCodes>(scales);
+      spec.one_plus_weight = norm.one_plus_weight;
+      spec.row_stride = 1;
+      spec.group_stride = kRows;
+      const bool powers = scales == Scales::kGroupPowerOfTwo;
+      const Rows rows = {device_x.get(),
+                         {{outputs.residual_out.get(), outputs.out.get(), outputs.codes.get(),
+                           outputs.scales.get(), powers ? outputs.exponents.get() : nullptr}}};
       if (type == DataType::kBf16) {
-        launch_norm<DataType::kBf16>(codes, spec, rows, threads);
+        launch_norm<DataType::kBf16>(spec, rows, threads);
       } else {
-        launch_norm<DataType::kF16>(codes, spec, rows, threads);
+        launch_norm<DataType::kF16>(spec, rows, threads);
       }
       wait_for_kernels();
       expect_rows(outputs, norm, expected);

@@ -77,6 +77,19 @@ def every_operation(comm: zbccl.Communicator) -> None:
         ]
     )
     assert torch.equal(got, expected)
+    # The fused ones give the bits that they give on the host.
+    x = values(rank, (33, 1024), torch.bfloat16, 60)
+    weight, residual = values(0, (1024,), torch.bfloat16, 61), values(0, x.shape, x.dtype, 62)
+    here = comm.all_reduce_rms_norm(x, weight, residual=residual.clone(), codes="group")
+    there = comm.all_reduce_rms_norm(x.cpu(), weight.cpu(), residual=residual.cpu(), codes="group")
+    for ours, theirs in zip(here, there, strict=True):
+        assert ours.is_cuda
+        assert torch.equal(ours.cpu().view(torch.uint8), theirs.view(torch.uint8))
+    for code in ("e4m3", "i8"):
+        ours, theirs = x.clone(), x.cpu()
+        comm.all_reduce_quantized(ours, code)
+        comm.all_reduce_quantized(theirs, code)
+        assert torch.equal(ours.cpu(), theirs)
     with zbccl.group():
         sent = values(rank, 999, torch.float32, 70)
         received = torch.full_like(sent, float("nan"))

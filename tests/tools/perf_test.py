@@ -42,6 +42,31 @@ def perf(*arguments: object, **more: str):
     return done, rows
 
 
+class Fused(unittest.TestCase):
+    """Sums that do more; how right they are is tested elsewhere."""
+
+    def test_they_are_measured(self):
+        for op, types in (("all_reduce_rms_norm", 2), ("all_reduce_quantized", 3)):
+            done, rows = perf(
+                op, "--ranks", 2, "-b", 64, "-e", "1M", "-f", 128, "-n", 3, "-d", "all"
+            )
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertEqual(len(rows), 3 * types)
+            for row in rows:
+                self.assertEqual((row["op"], row["redop"]), (op, None))
+                self.assertGreater(row["out_of_place"]["time_us"], 0)
+
+    def test_what_they_do_not_have_is_refused(self):
+        for arguments, word in (
+            (("-d", "f32"), "f16"),
+            (("--check",), "GPUs"),
+            (("--compare", "gloo"), "has no all_reduce_rms_norm"),
+        ):
+            done, _ = perf("all_reduce_rms_norm", "--ranks", 2, *arguments)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn(word, done.stderr)
+
+
 class Checked(unittest.TestCase):
     """Every element on every rank, by the command's own check."""
 

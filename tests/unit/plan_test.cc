@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "plan/device_plan.h"
+
 namespace zbccl::plan {
 namespace {
 
@@ -86,6 +88,77 @@ TEST(Plan, NamesEveryAlgorithm) {
     EXPECT_NE(std::string(algorithm_name(static_cast<Algorithm>(i))), "unknown");
   }
   EXPECT_STREQ(algorithm_name(static_cast<Algorithm>(99)), "unknown");
+}
+
+DeviceCall norm_call(uint64_t rows, uint64_t row_bytes, int nranks) {
+  DeviceCall call;
+  call.operation = Operation::kAllReduceRmsNorm;
+  call.type = DataType::kBf16;
+  call.bytes = rows * row_bytes;
+  call.rows = rows;
+  call.longest =
+      (rows + static_cast<uint64_t>(nranks) - 1) / static_cast<uint64_t>(nranks) * row_bytes;
+  call.nranks = nranks;
+  return call;
+}
+
+TEST(DevicePlan, NormsGoWholeByLandingOrWhereTheyLie) {
+  for (const int nranks : {2, 4, 8}) {
+    const DeviceTuning tuning = device_tuning(nranks, kMostLanding);
+    const auto algorithm = [&](uint64_t rows) {
+      return choose(norm_call(rows, 8192, nranks), tuning).algorithm;
+    };
+    EXPECT_EQ(algorithm(1), DeviceAlgorithm::kOneShot);
+    EXPECT_EQ(algorithm(tuning.norm_one_shot_max / 8192), DeviceAlgorithm::kOneShot);
+    EXPECT_EQ(algorithm(tuning.norm_one_shot_max / 8192 + 1), DeviceAlgorithm::kTwoShotDirect);
+    EXPECT_EQ(algorithm(2048), DeviceAlgorithm::kPullPush);
+    // Whatever fits no slot is read where it lies.
+    const DeviceTuning little = device_tuning(nranks, kLeastLanding);
+    for (uint64_t rows = 1; rows < 3000; rows = rows * 3 + 1) {
+      const DevicePlan plan = choose(norm_call(rows, 8192, nranks), little);
+      const uint64_t landed = plan.algorithm == DeviceAlgorithm::kOneShot ? rows * 8192
+                              : plan.algorithm == DeviceAlgorithm::kTwoShotDirect
+                                  ? norm_call(rows, 8192, nranks).longest
+                                  : 0;
+      EXPECT_LE(landed * static_cast<uint64_t>(nranks), little.slot_bytes) << rows;
+      EXPECT_GE(plan.blocks, 1);
+      EXPECT_LE(static_cast<uint64_t>(plan.blocks), rows);
+    }
+  }
+}
+
+TEST(DevicePlan, OneRankReadsItsOwnRows) {
+  const DeviceTuning tuning = device_tuning(1, kMostLanding);
+  EXPECT_EQ(choose(norm_call(3, 8192, 1), tuning).algorithm, DeviceAlgorithm::kPullPush);
+}
+
+TEST(DevicePlan, SumsOfCodesHaveAWarpForEachTile) {
+  const DeviceTuning tuning = device_tuning(4, kMostLanding);
+  DeviceCall call;
+  call.operation = Operation::kAllReduceQuantized;
+  call.nranks = 4;
+  for (const uint64_t share : {0U, 1U, 4U, 5U, 512U, 513U, 100'000U}) {
+    call.share = share;
+    const DevicePlan plan = choose(call, tuning);
+    EXPECT_EQ(plan.algorithm, DeviceAlgorithm::kTwoShot);
+    EXPECT_GE(plan.blocks, 1);
+    EXPECT_LE(plan.blocks, 128);
+    if (share <= 512) {
+      EXPECT_GE(static_cast<uint64_t>(plan.blocks) * 4, share);
+    }
+  }
+}
+
+TEST(DevicePlan, EveryFieldCanBeReplaced) {
+  DeviceTuning tuning = device_tuning(8, kMostLanding);
+  EXPECT_TRUE(override_tuning(
+      "norm_one_shot_max=1,norm_direct_max=2,norm_blocks=3,quantized_blocks=4", &tuning));
+  EXPECT_EQ(tuning.norm_one_shot_max, 1U);
+  EXPECT_EQ(tuning.norm_direct_max, 2U);
+  EXPECT_EQ(tuning.norm_blocks, 3U);
+  EXPECT_EQ(tuning.quantized_blocks, 4U);
+  EXPECT_EQ(choose(norm_call(1, 8192, 8), tuning).algorithm, DeviceAlgorithm::kPullPush);
+  EXPECT_FALSE(override_tuning("norm_rows=1", &tuning));
 }
 
 }  // namespace

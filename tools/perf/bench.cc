@@ -35,6 +35,7 @@ class Bench {
         ranks_(comm.size()),
         first_(options.max_bytes, !options.unregistered),
         second_(options.max_bytes, !options.unregistered),
+        extra_(extra_bytes(options.op, options.max_bytes), !options.unregistered),
         report_(options, ranks_) {
     if (!options.compare.empty()) {
       group_ = {rank_, ranks_,
@@ -75,10 +76,11 @@ class Bench {
     out.ranks = ranks_;
     out.element = zbcclTypeSize(spec.type);
     out.shape = shape_of(spec.op, bytes, out.element, rank_, ranks_);
-    out.buffers = {first_.data(), second_.data()};
+    out.buffers = {first_.data(), second_.data(), extra_.data()};
     Variant in = out;
     in.in_place = true;
     in.buffers = in_place_buffers(spec.op, second_.data(), in.shape, in.element, rank_);
+    in.buffers.extra = extra_.data();
 
     Row row;
     row.op = spec.op;
@@ -245,6 +247,7 @@ class Bench {
   const int ranks_;
   Memory first_;
   Memory second_;
+  Memory extra_;
   Report report_;
   CompareGroup group_;
   std::unique_ptr<Comparison> comparison_;

@@ -94,6 +94,8 @@ class GlooComparison : public Comparison {
       case Op::kScatter: return prepare_scatter(spec, buffers, shape);
       case Op::kSendRecv: return prepare_sendrecv(spec, buffers, shape);
       case Op::kBarrier: return prepare_barrier();
+      case Op::kAllReduceRmsNorm:
+      case Op::kAllReduceQuantized: return false;
     }
     return false;
   }

@@ -24,12 +24,13 @@ using Clock = std::chrono::steady_clock;
 constexpr int kTurns = 4;
 constexpr int kMeetings = 20;
 
-// The two blocks of memory that a library's calls work on.
+// The blocks of memory that a library's calls work on.
 struct Blocks {
-  Blocks(size_t bytes, DeviceMemoryKind kind, int device)
-      : first(bytes, kind, device), second(bytes, kind, device) {}
+  Blocks(size_t bytes, size_t extra_bytes, DeviceMemoryKind kind, int device)
+      : first(bytes, kind, device), second(bytes, kind, device), extra(extra_bytes, kind, device) {}
   CudaMemory first;
   CudaMemory second;
+  CudaMemory extra;
 };
 
 DeviceNames names_of(int device, const CudaNccl* nccl) {
@@ -51,16 +52,17 @@ class CudaBench {
         options_(options),
         rank_(member.control.rank()),
         ranks_(member.control.size()),
-        blocks_(options.max_bytes, options.cuda.memory, member.device) {
+        blocks_(options.max_bytes, extra_bytes(options.op, options.max_bytes), options.cuda.memory,
+                member.device) {
     if (!options.compare.empty()) {
       nccl_.emplace(load_nccl(options.cuda.nccl_library), control_);
-      nccl_blocks_.emplace(std::max<size_t>(options.max_bytes, sizeof(uint64_t)),
+      nccl_blocks_.emplace(std::max<size_t>(options.max_bytes, sizeof(uint64_t)), 0,
                            DeviceMemoryKind::kPlain, member.device);
     }
     const size_t checked = options.cuda.check_max > 0
                                ? std::min(options.cuda.check_max, options.max_bytes)
                                : options.max_bytes;
-    if (options.check && has_data(options.op)) check_.emplace(control_, checked);
+    if (options.check && has_data(options.op)) check_.emplace(control_, options.op, checked);
     report_.emplace(options, ranks_, names_of(member.device, nccl_ ? &*nccl_ : nullptr));
     Buffer<double> slowest(1);
     slowest[0] = member.init_ms;
@@ -112,6 +114,7 @@ class CudaBench {
       variant.buffers =
           in_place_buffers(spec.op, blocks.second.data(), variant.shape, variant.element, rank_);
     }
+    variant.buffers.extra = blocks.extra.data();
     return variant;
   }
 
@@ -200,6 +203,7 @@ class CudaBench {
   void prepare(Side& side) {
     side.blocks->first.fill_with_numbers();
     side.blocks->second.fill_with_numbers();
+    side.blocks->extra.fill_with_numbers();
     // Ranks that share a GPU: what waits for the device must not meet a kernel that waits for
     // ranks.
     control_.barrier();

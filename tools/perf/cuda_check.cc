@@ -64,16 +64,24 @@ void copy(void* to, const void* from, size_t bytes, const CudaStream& stream) {
   check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream.get()), "cudaMemcpyAsync");
 }
 
+bool computes(Op op) { return reduces(op) || is_fused(op); }
+
+size_t extra_bytes_of(const Variant& v) {
+  if (v.spec.op != Op::kAllReduceRmsNorm) return 0;
+  return (2 * v.shape.send + v.shape.hidden) * v.element;
+}
+
 bool reads(const Variant& v) { return gives(v.spec.op, v.rank, v.spec.root); }
 bool writes(const Variant& v) { return gets(v.spec.op, v.rank, v.spec.root); }
 
 }  // namespace
 
-CudaCheck::CudaCheck(Communicator& control, size_t max_bytes)
+CudaCheck::CudaCheck(Communicator& control, Op op, size_t max_bytes)
     : control_(control),
       first_(max_bytes, true),
       second_(max_bytes, true),
       expected_(max_bytes, true),
+      extra_(extra_bytes(op, max_bytes), true),
       fetched_(max_bytes, true) {}
 
 Variant CudaCheck::mirror_of(const Variant& variant) const {
@@ -81,17 +89,21 @@ Variant CudaCheck::mirror_of(const Variant& variant) const {
   mirror.buffers = variant.in_place ? in_place_buffers(variant.spec.op, second_.data(),
                                                        variant.shape, variant.element, variant.rank)
                                     : Buffers{first_.data(), second_.data()};
+  mirror.buffers.extra = extra_.data();
   return mirror;
 }
 
 void CudaCheck::fill_input(const Variant& mirror, CudaInput input, uint64_t seed) {
   fill(mirror, seed);
-  if (input == CudaInput::kExact || !reduces(mirror.spec.op)) return;
+  if (input == CudaInput::kExact || !computes(mirror.spec.op)) return;
   const size_t bytes = mirror.shape.send * mirror.element;
   fill_bits(seed, mirror.rank, bytes, mirror.buffers.send);
   shape_floats(mirror.spec.type, bytes, mirror.buffers.send);
-  zbccl::tools::call(control_, mirror.spec, {mirror.buffers.send, expected_.data()}, mirror.shape,
-                     mirror.rank, mirror.ranks);
+  // The same on every rank.
+  fill_bits(seed, mirror.ranks, extra_bytes_of(mirror), extra_.data());
+  shape_floats(mirror.spec.type, extra_bytes_of(mirror), extra_.data());
+  zbccl::tools::call(control_, mirror.spec, {mirror.buffers.send, expected_.data(), extra_.data()},
+                     mirror.shape, mirror.rank, mirror.ranks);
 }
 
 uint64_t CudaCheck::wrong_reduction(const Variant& mirror, const void* output) {
@@ -109,11 +121,12 @@ uint64_t CudaCheck::wrong(const Variant& variant, const CudaStream& stream, Cuda
   fill_input(mirror, input, seed);
   copy(variant.buffers.recv, mirror.buffers.recv, recv_bytes, stream);
   copy(variant.buffers.send, mirror.buffers.send, send_bytes, stream);
+  copy(variant.buffers.extra, extra_.data(), extra_bytes_of(mirror), stream);
   call();
   copy(fetched_.data(), variant.buffers.recv, recv_bytes, stream);
   stream.wait();
 
-  const bool compares = reduces(mirror.spec.op) && input == CudaInput::kRandom;
+  const bool compares = computes(mirror.spec.op) && input == CudaInput::kRandom;
   uint64_t wrong = compares ? wrong_reduction(mirror, fetched_.data())
                             : wrong_output(mirror, seed, fetched_.data());
   if (!reads(mirror) || (mirror.in_place && writes(mirror))) return wrong;

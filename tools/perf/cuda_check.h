@@ -25,7 +25,7 @@ enum class CudaInput {
 class CudaCheck {
  public:
   // For sizes up to `max_bytes`. `control` is a communicator of the same ranks on host memory.
-  CudaCheck(Communicator& control, size_t max_bytes);
+  CudaCheck(Communicator& control, Op op, size_t max_bytes);
 
   // Collective: wrong elements on this rank after `call`, which enqueues the variant's call on
   // `stream`. The variant's buffers lie on the device. A new seed for each check, the same on every
@@ -42,6 +42,7 @@ class CudaCheck {
   Memory first_;
   Memory second_;
   Memory expected_;
+  Memory extra_;
   Memory fetched_;
 };
 

@@ -25,7 +25,11 @@ constexpr std::array kOps = {Entry{Op::kAllReduce, "all_reduce"},
                              Entry{Op::kGather, "gather"},
                              Entry{Op::kScatter, "scatter"},
                              Entry{Op::kSendRecv, "sendrecv"},
-                             Entry{Op::kBarrier, "barrier"}};
+                             Entry{Op::kBarrier, "barrier"},
+                             Entry{Op::kAllReduceRmsNorm, "all_reduce_rms_norm"},
+                             Entry{Op::kAllReduceQuantized, "all_reduce_quantized"}};
+
+constexpr size_t kHidden = 4096;  // elements of a row, where there are as many
 
 std::byte* at(void* base, size_t bytes) { return static_cast<std::byte*>(base) + bytes; }
 
@@ -73,6 +77,14 @@ bool reduces(Op op) {
 
 bool has_root(Op op) {
   return op == Op::kReduce || op == Op::kBroadcast || op == Op::kGather || op == Op::kScatter;
+}
+
+bool is_fused(Op op) { return op == Op::kAllReduceRmsNorm || op == Op::kAllReduceQuantized; }
+
+bool serves_type(Op op, zbcclDataType_t type) {
+  if (!is_fused(op)) return true;
+  const bool half = type == zbcclBfloat16 || type == zbcclFloat16;
+  return half || (op == Op::kAllReduceQuantized && type == zbcclFloat32);
 }
 
 bool has_data(Op op) { return op != Op::kBarrier; }
@@ -139,6 +151,11 @@ Shape shape_of(Op op, size_t bytes, size_t element, int rank, int ranks) {
       return {0, elements, elements, turned(parts, rank, 1), turned(parts, rank, -1)};
     }
     case Op::kBarrier: return {};
+    case Op::kAllReduceRmsNorm: {
+      const size_t hidden = std::clamp(elements / 8 * 8, size_t{8}, kHidden);
+      const size_t whole_rows = elements / hidden * hidden;
+      return {whole_rows, whole_rows, whole_rows, {}, {}, hidden};
+    }
     default: return {elements, elements, elements, {}, {}};
   }
 }
@@ -146,7 +163,9 @@ Shape shape_of(Op op, size_t bytes, size_t element, int rank, int ranks) {
 double bus_factor(Op op, int ranks) {
   const double n = ranks;
   switch (op) {
-    case Op::kAllReduce: return 2 * (n - 1) / n;
+    case Op::kAllReduce:
+    case Op::kAllReduceRmsNorm:
+    case Op::kAllReduceQuantized: return 2 * (n - 1) / n;
     case Op::kReduce:
     case Op::kBroadcast:
     case Op::kSendRecv:
@@ -168,6 +187,26 @@ Buffers in_place_buffers(Op op, void* base, const Shape& shape, size_t element, 
   }
 }
 
+size_t extra_bytes(Op op, size_t max_bytes) {
+  return op == Op::kAllReduceRmsNorm ? 2 * max_bytes + kHidden * 2 : 0;
+}
+
+// The codes are left out: without them the time can be held against separate calls.
+static void call_norm(zbcclComm_t comm, const CallSpec& spec, const Buffers& buffers,
+                      const Shape& shape, const zbcclCall_t* how) {
+  const size_t bytes = shape.count * zbcclTypeSize(spec.type);
+  zbcclRmsNorm_t args = ZBCCL_RMS_NORM_INITIALIZER;
+  args.x = buffers.send;
+  args.out = buffers.recv;
+  args.residual = buffers.extra;
+  args.residual_out = at(buffers.extra, bytes);
+  args.weight = at(buffers.extra, 2 * bytes);
+  args.tokens = shape.count / shape.hidden;
+  args.hidden = shape.hidden;
+  args.type = spec.type;
+  check(zbcclAllReduceRmsNorm(&args, comm, how));
+}
+
 void call(Communicator& comm, const CallSpec& spec, const Buffers& buffers, const Shape& shape,
           int rank, int ranks, const zbcclCall_t* how) {
   const void* const send = buffers.send;
@@ -178,6 +217,9 @@ void call(Communicator& comm, const CallSpec& spec, const Buffers& buffers, cons
   const size_t* const recv_parts = shape.recv_parts.data();
   // By the C functions: what is measured is the library, not the header around it.
   switch (spec.op) {
+    case Op::kAllReduceRmsNorm: return call_norm(c, spec, buffers, shape, how);
+    case Op::kAllReduceQuantized:
+      return check(zbcclAllReduceQuantized(send, recv, count, type, spec.code, c, how));
     case Op::kAllReduce: return check(zbcclAllReduce(send, recv, count, type, spec.redop, c, how));
     case Op::kReduce:
       return check(zbcclReduce(send, recv, count, type, spec.redop, spec.root, c, how));
@@ -207,7 +249,9 @@ void call(Communicator& comm, const CallSpec& spec, const Buffers& buffers, cons
 
 std::vector<Moved> moves_of(const CallSpec& spec, const Shape& shape, int rank, int ranks) {
   std::vector<Moved> moves;
-  if (!has_data(spec.op) || reduces(spec.op) || !gets(spec.op, rank, spec.root)) return moves;
+  if (!has_data(spec.op) || reduces(spec.op) || is_fused(spec.op) ||
+      !gets(spec.op, rank, spec.root))
+    return moves;
   const size_t count = shape.count;
   if (spec.op == Op::kBroadcast) return {{spec.root, 0, 0, count}};
   if (spec.op == Op::kSendRecv) return {{(rank + ranks - 1) % ranks, 0, 0, count}};

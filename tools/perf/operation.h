@@ -28,7 +28,9 @@ enum class Op {
   kGather,
   kScatter,
   kSendRecv,
-  kBarrier
+  kBarrier,
+  kAllReduceRmsNorm,
+  kAllReduceQuantized
 };
 
 // "all_reduce"; hyphens are taken for underscores.
@@ -38,6 +40,9 @@ const char* op_name(Op op);
 std::string op_names();
 bool reduces(Op op);
 bool has_root(Op op);
+// The fused operations: sums that other libraries do not have, of some types only.
+bool is_fused(Op op);
+bool serves_type(Op op, zbcclDataType_t type);
 bool has_data(Op op);
 // Those with a size for each rank.
 bool has_parts(Op op);
@@ -56,6 +61,7 @@ struct Shape {
   // all_to_all_v what goes to and comes from each rank.
   std::vector<size_t> send_parts;
   std::vector<size_t> recv_parts;
+  size_t hidden = 0;  // of all_reduce_rms_norm: elements of a row
 
   size_t larger() const { return send > recv ? send : recv; }
 };
@@ -79,7 +85,11 @@ double bus_factor(Op op, int ranks);
 struct Buffers {
   void* send = nullptr;
   void* recv = nullptr;
+  void* extra = nullptr;  // extra_bytes()
 };
+// What an operation takes beside input and output, for sizes up to `max_bytes`: the residual, the
+// residual's sum and the weight of all_reduce_rms_norm.
+size_t extra_bytes(Op op, size_t max_bytes);
 // Where the input lies in the output's memory, or the output in the input's: `base` holds
 // Shape::larger() elements.
 Buffers in_place_buffers(Op op, void* base, const Shape& shape, size_t element, int rank);
@@ -89,6 +99,7 @@ struct CallSpec {
   zbcclDataType_t type = zbcclFloat32;
   zbcclRedOp_t redop = zbcclSum;
   int root = 0;
+  zbcclDataType_t code = zbcclFloat8e4m3;  // of all_reduce_quantized
 };
 // One call; blocks, on host memory. A send and receive goes to the next rank and comes from the one
 // before. `how` may be null.

@@ -61,7 +61,8 @@ std::vector<zbcclRedOp_t> parse_redops(const std::vector<std::string>& names) {
 }
 
 void check_memory(const PerfOptions& options, int ranks) {
-  const double each = 2.0 * static_cast<double>(options.max_bytes);
+  const double each = 2.0 * static_cast<double>(options.max_bytes) +
+                      static_cast<double>(extra_bytes(options.op, options.max_bytes));
   const double needed = each * ranks;
   const double machine =
       static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
@@ -122,6 +123,30 @@ CudaOptions check_cuda_arguments(const PerfArguments& a) {
   return options;
 }
 
+// What the fused operations have: few types, and nobody beside them.
+void check_fused(PerfOptions& options, const PerfArguments& a) {
+  if (!is_fused(options.op)) return;
+  const char* const name = op_name(options.op);
+  if (!a.compare.empty()) {
+    throw UsageError(fmt::format("--compare {}: it has no {}", a.compare, name));
+  }
+  if (a.types.size() == 1 && a.types[0] == "all") {
+    std::erase_if(options.types, [&](zbcclDataType_t t) { return !serves_type(options.op, t); });
+  }
+  for (const zbcclDataType_t type : options.types) {
+    if (serves_type(options.op, type)) continue;
+    throw UsageError(
+        fmt::format("-d {}: {} is for {}", zbcclTypeName(type), name,
+                    options.op == Op::kAllReduceQuantized ? "bf16, f16 and f32" : "bf16 and f16"));
+  }
+  if (a.check && options.device == Device::kHost) {
+    throw UsageError(fmt::format(
+        "--check: {} is checked on GPUs, against the host; what the host computes is compared with "
+        "plain code by the tests",
+        name));
+  }
+}
+
 }  // namespace
 
 size_t parse_bytes(const std::string& option, const std::string& text) {
@@ -159,6 +184,7 @@ PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
   if (options.types.empty()) {
     options.types = {arguments.compare.empty() || cuda ? zbcclBfloat16 : zbcclFloat32};
   }
+  check_fused(options, arguments);
   options.redops = parse_redops(arguments.redops);
   options.min_bytes = parse_bytes("-b", arguments.min_bytes);
   options.max_bytes = parse_bytes("-e", arguments.max_bytes);

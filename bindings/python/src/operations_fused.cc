@@ -139,7 +139,7 @@ nb::tuple all_reduce_rms_norm(Communicator& self, nb::handle x, nb::handle weigh
     if (output->operand.holder != nullptr) operands.push_back(std::move(output->operand));
   }
   operands.push_back(std::move(input));
-  const zbcclComm_t comm = self.get(kName);
+  zbcclComm_t comm = self.get(kName);
   FlightPtr flight =
       self.run(kName, {timeout_ms, asynchronous}, std::move(operands),
                [&](const zbcclCall_t* how) { return zbcclAllReduceRmsNorm(&args, comm, how); });

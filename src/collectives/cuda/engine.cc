@@ -83,32 +83,34 @@ Status Engine::run(const Collective& call) {
 }
 
 Status Engine::dispatch(const Collective& call, cudaStream_t stream) {
-  if (call.operation == Operation::kAllReduceRmsNorm ||
-      call.operation == Operation::kAllReduceQuantized) {
-    return error(Code::kUnsupported, "{} serves host memory only", operation_name(call.operation));
-  }
+  if (call.operation == Operation::kAllReduceRmsNorm) return reduce_norm(call, stream);
   if (team_->size() == 1) return copy_alone(call, stream);
+  if (call.operation == Operation::kAllReduceQuantized) return reduce_quantized(call, stream);
   if (reduces(call.operation)) return reduce(call, stream);
   if (call.operation == Operation::kBroadcast) return broadcast(call, stream);
   return move(call, stream);
 }
 
 Status Engine::check_buffers(const Collective& call) const {
+  if (call.norm != nullptr) return check_norm_buffers(call);
   const int rank = team_->rank();
   const int nranks = team_->size();
-  const auto check = [&](const void* data, size_t bytes, const char* what) -> Status {
-    if (bytes == 0) return {};
-    const int device = memory::device_of(data);
-    if (device == team_->device()) return {};
-    return error(Code::kInvalidArgument,
-                 "{}: the {} at {} is {}, but the communicator serves CUDA device {} and the other "
-                 "buffer lies there; give both on that device, or both in host memory",
-                 operation_name(call.operation), what, data,
-                 device < 0 ? std::string("host memory") : format("memory of device {}", device),
-                 team_->device());
-  };
-  ZBCCL_RETURN_IF_ERROR(check(call.send, collectives::send_bytes(call, rank, nranks), "input"));
-  return check(call.recv, collectives::recv_bytes(call, rank, nranks), "output");
+  if (collectives::send_bytes(call, rank, nranks) > 0) {
+    ZBCCL_RETURN_IF_ERROR(check_place(call, call.send, "input"));
+  }
+  return collectives::recv_bytes(call, rank, nranks) > 0 ? check_place(call, call.recv, "output")
+                                                         : Status();
+}
+
+Status Engine::check_place(const Collective& call, const void* data, const char* what) const {
+  const int device = memory::device_of(data);
+  if (device == team_->device()) return {};
+  return error(Code::kInvalidArgument,
+               "{}: the {} at {} is {}, but the communicator serves CUDA device {} and another "
+               "buffer lies there; give all on that device, or all in host memory",
+               operation_name(call.operation), what, data,
+               device < 0 ? std::string("host memory") : format("memory of device {}", device),
+               team_->device());
 }
 
 // A communicator of one rank: the result is the input.
@@ -133,6 +135,7 @@ plan::DevicePlan Engine::plan_for(const Collective& call, uint64_t bytes, uint64
   what.bytes = bytes;
   what.longest = longest;
   what.share = share;
+  what.rows = call.norm != nullptr ? call.norm->tokens : 0;
   what.nranks = team_->size();
   what.max_blocks = call.launch.max_blocks > 0 ? call.launch.max_blocks : max_blocks_;
   const plan::DevicePlan plan = plan::choose(what, tuning_);

@@ -62,6 +62,10 @@ class Engine final : public collectives::DeviceEngine {
                        const Place& place, cudaStream_t stream);
   Status move(const Collective& call, cudaStream_t stream);  // movements.cc
   Status broadcast(const Collective& call, cudaStream_t stream);
+  Status reduce_norm(const Collective& call, cudaStream_t stream);  // fused.cc
+  Status check_norm_buffers(const Collective& call) const;
+  Status check_place(const Collective& call, const void* data, const char* what) const;
+  Status reduce_quantized(const Collective& call, cudaStream_t stream);
   Status transfer_with_self(std::span<const collectives::DeviceTransfer> transfers,
                             cudaStream_t stream);  // transfers.cc
   LaunchShape spread(TransferArgs& args, const collectives::Launch& how, cudaStream_t stream) const;

@@ -12,41 +12,21 @@
 // 8, 4, 2, 1); of the runs each 32nd one after another, and these 32 sums by halves.
 #pragma once
 
+#include "kernels/cuda/norm_spec.h"
 #include "kernels/cuda/quantize.cuh"
+#include "kernels/cuda/sync.cuh"
 
 namespace zbccl::cuda {
-
-using zbccl::NormCodes;
-
-// hidden: a multiple of the elements of a pack, with group scales of 128. Addresses are aligned to
-// 16 bytes.
-struct NormSpec {
-  const void* weight;
-  int hidden;
-  float epsilon;
-  bool one_plus_weight;  // as Gemma keeps its weights
-};
-
-// One row. What is null is left out.
-struct NormRow {
-  const void* residual;
-  void* residual_out;     // may be `residual`
-  void* out;              // y, rounded to the type
-  void* codes;            // y / scale in e4m3; `hidden` bytes
-  float inverse_scale;    // kTensorScale: 1 / scale
-  float* scales;          // of the groups: f32,
-  uint8_t* scales_ue8m0;  // and of powers of two the exponents
-  int64_t scale_stride;   // elements between the scales of neighbouring groups
-};
 
 // Dynamic or static shared memory that a block brings.
 __host__ __device__ constexpr int norm_shared_floats(int hidden) {
   return 2 * ((hidden / 8 + 31) / 32);
 }
 
-// Thread t of T has packs t, t + T, ..., at most kPacks. T is a multiple of 32, T * kPacks packs
-// are at least a row. All threads of a block take part in every call.
-template <DataType kType, int kPacks, NormCodes kCodes>
+// Of `threads` threads, a multiple of 32, the t-th has packs t, t + threads, ..., at most kPacks;
+// all together they have at least a row. A block may have more threads, in whole warps behind
+// these. All threads of a block take part in every call.
+template <DataType kType, int kPacks>
 class RowNorm {
   using V = Vec<kType>;
   static_assert(kType == DataType::kBf16 || kType == DataType::kF16);
@@ -54,57 +34,88 @@ class RowNorm {
 
  public:
   // `shared`: norm_shared_floats(hidden) floats.
-  __device__ __forceinline__ RowNorm(const NormSpec& spec, float* shared)
-      : spec_(spec), shared_(shared), packs_(spec.hidden / kLanes) {
+  __device__ __forceinline__ RowNorm(const NormSpec& spec, float* shared, int threads)
+      : spec_(spec),
+        shared_(shared),
+        packs_(spec.hidden / kLanes),
+        threads_(threads),
+        first_(static_cast<int>(threadIdx.x) < threads ? static_cast<int>(threadIdx.x) : kNobody) {
+    if constexpr (kKeeps) {
 #pragma unroll
-    for (int j = 0; j < kPacks; ++j) {
-      if (mine(j)) weight_[j] = static_cast<const Pack*>(spec.weight)[index(j)];
+      for (int j = 0; j < kPacks; ++j) {
+        if (mine(j)) weight_[j] = weight_of(j);
+      }
     }
   }
+
+  // Whether this thread has a j-th pack, and which of the row it is.
+  __device__ __forceinline__ bool mine(int j) const { return index(j) < packs_; }
+  __device__ __forceinline__ int index(int j) const { return first_ + j * threads_; }
+  __device__ __forceinline__ int packs() const { return packs_; }
 
   // Loads what a row needs beside x, before x has arrived.
-  __device__ __forceinline__ void prefetch(const NormRow& row) {
-    if (row.residual == nullptr) return;
+  __device__ __forceinline__ void prefetch(int64_t row) {
+    if constexpr (kKeeps) {
+      if (spec_.residual == nullptr) return;
 #pragma unroll
-    for (int j = 0; j < kPacks; ++j) {
-      if (mine(j)) residual_[j] = static_cast<const Pack*>(row.residual)[index(j)];
+      for (int j = 0; j < kPacks; ++j) {
+        if (mine(j)) residual_[j] = residual_of(row, j);
+      }
     }
   }
 
-  // x: this thread's packs of the row that was prefetched; those beyond it are not looked at.
-  __device__ __forceinline__ void finish(const Pack (&x)[kPacks], const NormRow& row) {
+  // x: this thread's packs of the row that was prefetched; those beyond it are not looked at. The
+  // row goes to each of `count` targets, which all want the same.
+  __device__ __forceinline__ void finish(const Pack (&x)[kPacks], int64_t row,
+                                         const NormTarget* targets, int count) {
     Pack r[kPacks];
 #pragma unroll
     for (int j = 0; j < kPacks; ++j) {
       r[j] = Pack{};
       if (!mine(j)) continue;
-      r[j] = row.residual != nullptr ? sum_of(x[j], residual_[j]) : x[j];
-      if (row.residual_out != nullptr) static_cast<Pack*>(row.residual_out)[index(j)] = r[j];
+      r[j] = x[j];
+      if (spec_.residual != nullptr) {
+        r[j] = sum_of(x[j], kKeeps ? residual_[kKeeps ? j : 0] : residual_of(row, j));
+      }
+      store_rows(kResidualOut, targets, count, row, j, r[j]);
     }
     const float factor = factor_of(r);
 #pragma unroll
     for (int j = 0; j < kPacks; ++j) {
       typename V::Sum y;
       if (mine(j)) {
-        y = normalised(r[j], weight_[j], factor);
-        if (row.out != nullptr) {
-          static_cast<Pack*>(row.out)[index(j)] = V::finish(y, RedOp::kSum, 2);
+        y = normalised(r[j], kKeeps ? weight_[kKeeps ? j : 0] : weight_of(j), factor);
+        if (targets[0].data[kOut] != nullptr) {
+          store_rows(kOut, targets, count, row, j, V::finish(y, RedOp::kSum, 2));
         }
       } else {
 #pragma unroll
         for (int i = 0; i < kLanes; ++i) y.lane[i] = 0;
       }
-      if constexpr (kCodes != NormCodes::kNone) write_codes(y, j, row);
+      if (spec_.form != NormCodes::kNone) write_codes(y, j, row, targets, count);
     }
   }
 
  private:
   static constexpr int kGroupThreads = kScaleGroup / kLanes;
+  // Long rows leave no registers for it: then weights come from the cache, and residuals late.
+  static constexpr bool kKeeps = kPacks <= 2;
+  static constexpr int kNobody = 1 << 24;  // behind every row, and the beginning of a warp
 
-  __device__ __forceinline__ int index(int j) const {
-    return static_cast<int>(threadIdx.x) + j * static_cast<int>(blockDim.x);
+  __device__ __forceinline__ void store_rows(NormOutput output, const NormTarget* targets,
+                                             int count, int64_t row, int j, Pack v) const {
+    if (targets[0].data[output] == nullptr) return;
+    for (int d = 0; d < count; ++d) {
+      store_plain(static_cast<Pack*>(targets[d].data[output]) + row * packs_ + index(j), v);
+    }
   }
-  __device__ __forceinline__ bool mine(int j) const { return index(j) < packs_; }
+
+  __device__ __forceinline__ Pack weight_of(int j) const {
+    return static_cast<const Pack*>(spec_.weight)[index(j)];
+  }
+  __device__ __forceinline__ Pack residual_of(int64_t row, int j) const {
+    return static_cast<const Pack*>(spec_.residual)[row * packs_ + index(j)];
+  }
 
   static __device__ __forceinline__ Pack sum_of(Pack a, Pack b) {
     typename V::Sum sum;
@@ -164,38 +175,45 @@ class RowNorm {
   }
 
   // The whole warp takes part; threads beyond the row with zeros. A group lies within a warp.
-  __device__ __forceinline__ void write_codes(const typename V::Sum& y, int j,
-                                              const NormRow& row) const {
-    float inverse = row.inverse_scale;
-    if constexpr (kCodes != NormCodes::kTensorScale) {
+  __device__ __forceinline__ void write_codes(const typename V::Sum& y, int j, int64_t row,
+                                              const NormTarget* targets, int count) const {
+    float inverse = spec_.inverse_scale;
+    if (spec_.form != NormCodes::kTensorScale) {
       float amax = 0;
 #pragma unroll
       for (int i = 0; i < kLanes; ++i) amax = fmaxf(amax, fabsf(y.lane[i]));
       float scale = scale_of(largest_among<kGroupThreads, false>(amax), 448.0F);
-      if constexpr (kCodes == NormCodes::kGroupPowersOfTwo) scale = power_of_two_above(scale);
+      if (spec_.form == NormCodes::kGroupPowersOfTwo) scale = power_of_two_above(scale);
       inverse = divide(1.0F, scale);
       if (mine(j) && threadIdx.x % kGroupThreads == 0) {
-        const int64_t at = index(j) / kGroupThreads * row.scale_stride;
-        if (row.scales != nullptr) row.scales[at] = scale;
-        if constexpr (kCodes == NormCodes::kGroupPowersOfTwo) {
-          if (row.scales_ue8m0 != nullptr) row.scales_ue8m0[at] = ue8m0_of(scale);
+        const int64_t at = row * spec_.row_stride + index(j) / kGroupThreads * spec_.group_stride;
+        for (int d = 0; d < count; ++d) {
+          auto* const scales = static_cast<float*>(targets[d].data[kScales]);
+          auto* const exponents = static_cast<uint8_t*>(targets[d].data[kScalesUe8m0]);
+          if (scales != nullptr) scales[at] = scale;
+          if (exponents != nullptr) exponents[at] = ue8m0_of(scale);
         }
       }
     }
-    if (!mine(j) || row.codes == nullptr) return;
+    if (!mine(j)) return;
     float v[kLanes];
 #pragma unroll
     for (int i = 0; i < kLanes; ++i) v[i] = multiply(y.lane[i], inverse);
-    static_cast<uint2*>(row.codes)[index(j)] = {E4m3::narrow_four(v[0], v[1], v[2], v[3]),
-                                                E4m3::narrow_four(v[4], v[5], v[6], v[7])};
+    const uint2 codes = {E4m3::narrow_four(v[0], v[1], v[2], v[3]),
+                         E4m3::narrow_four(v[4], v[5], v[6], v[7])};
+    for (int d = 0; d < count; ++d) {
+      static_cast<uint2*>(targets[d].data[kCodes])[row * packs_ + index(j)] = codes;
+    }
   }
 
   const NormSpec& spec_;
   float* const shared_;
   const int packs_;
+  const int threads_;
+  const int first_;
   bool odd_ = false;
-  Pack weight_[kPacks];
-  Pack residual_[kPacks];
+  Pack weight_[kKeeps ? kPacks : 1];
+  Pack residual_[kKeeps ? kPacks : 1];
 };
 
 }  // namespace zbccl::cuda

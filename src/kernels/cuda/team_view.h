@@ -10,6 +10,7 @@ namespace zbccl::cuda {
 inline constexpr int kMaxRanks = 16;
 inline constexpr int kMaxBlocks = 128;  // of a grid: every block of every rank must be resident
 inline constexpr int kEntryWords = 8;
+inline constexpr int kPlaceWords = 10;  // of up to five outputs
 inline constexpr int kPackBytes = 16;
 inline constexpr int kPoisonSlots = 3;
 inline constexpr int kTransferBlocks = 16;  // that send one message, at most
@@ -44,6 +45,8 @@ struct Control {
   // By parity of the epoch, rank: word << 32 | epoch. A peer is at most one operation ahead,
   // because every operation waits for every rank's entry.
   uint64_t entries[2][kMaxRanks][kEntryWords];
+  // The same of the outputs of an operation that has more than one.
+  uint64_t places[2][kMaxRanks][kPlaceWords];
   // Last epoch whose data (exits) or step (steps, credits: epoch << 32 | step) the same block of a
   // rank has finished.
   uint32_t exits[kMaxBlocks][kMaxRanks];

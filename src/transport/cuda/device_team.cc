@@ -7,6 +7,7 @@
 #include "base/env.h"
 #include "base/log.h"
 #include "base/types.h"
+#include "kernels/cuda/fused.h"
 #include "kernels/cuda/push.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/transfer.h"
@@ -17,6 +18,8 @@ namespace zbccl::cuda {
 namespace {
 
 constexpr Milliseconds kGrace{200};
+// Of the fused operations the upper bits of the count are a hash of what else all agree on.
+constexpr uint64_t kCountMask = (uint64_t{1} << 48) - 1;
 
 uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
 
@@ -37,6 +40,7 @@ ArenaShape shape_for(int nranks, uint64_t landing_bytes) {
 Status load_kernels() {
   ZBCCL_RETURN_IF_CUDA_ERROR(load_reductions(), "loading the reductions");
   ZBCCL_RETURN_IF_CUDA_ERROR(load_pushes(), "loading the pushes");
+  ZBCCL_RETURN_IF_CUDA_ERROR(load_fused(), "loading the fused operations");
   ZBCCL_RETURN_IF_CUDA_ERROR(load_transfer(), "loading send and receive");
   return {};
 }
@@ -148,6 +152,9 @@ Status DeviceTeam::initialise_arena() {
   std::memset(static_cast<void*>(control.get()), 0, sizeof(Control));
   const auto base = static_cast<uint32_t>(env::get_integer("ZBCCL_EPOCH_BASE"));
   for (auto& slot : control->entries) {
+    for (auto& rank : slot) std::fill(std::begin(rank), std::end(rank), base);
+  }
+  for (auto& slot : control->places) {
     for (auto& rank : slot) std::fill(std::begin(rank), std::end(rank), base);
   }
   for (int b = 0; b < kMaxBlocks; ++b) {
@@ -307,13 +314,20 @@ std::string DeviceTeam::describe_call(const uint32_t (&words)[kEntryWords]) cons
   const auto operation = static_cast<Operation>(words[0] & 0xff);
   const auto type = static_cast<DataType>(words[0] >> 8 & 0xff);
   const auto op = static_cast<RedOp>(words[0] >> 16 & 0xff);
-  const uint64_t bytes = static_cast<uint64_t>(words[3]) << 32 | words[2];
+  const uint64_t bytes = (static_cast<uint64_t>(words[3]) << 32 | words[2]) & kCountMask;
   std::string text = operation_name(operation);
   if (operation == Operation::kBarrier || operation == Operation::kNone) return text;
   text += format(" of {} bytes of {}", bytes,
                  static_cast<unsigned>(type) < kNumDataTypes ? type_name(type) : "unknown");
   if (reduces(operation)) text += format(" by {}", op_name(op));
   if (has_root(operation)) text += format(" with root {}", words[1] & 0xffff);
+  if (operation == Operation::kAllReduceRmsNorm) {
+    text += format(" in rows of {} (options {:#x}, {:#x})", words[1] & 0xffff,
+                   words[0] >> 16 & 0xff, words[3] >> 16);
+  }
+  if (operation == Operation::kAllReduceQuantized) {
+    text += format(" as {}", type_name(static_cast<DataType>((words[1] & 0xffff) % kNumDataTypes)));
+  }
   return text + format(", {} on {} blocks",
                        plan::algorithm_name(
                            static_cast<plan::DeviceAlgorithm>(std::min(words[0] >> 24, 11U))),
@@ -333,7 +347,8 @@ Status DeviceTeam::describe(const FailureRecord& record) {
                    "{} calls {} (operation {}; expected {} bytes, told of {}); nothing was written "
                    "to an output; the communicator can serve device memory no longer",
                    team_.name(), rank(), describe_call(record.mine), peer,
-                   describe_call(record.theirs), number, record.expected, record.seen);
+                   describe_call(record.theirs), number, record.expected & kCountMask,
+                   record.seen & kCountMask);
     case FailureKind::kTimeout:
       return error(Code::kTimeout,
                    "{}: rank {} waited on its GPU for {} of rank {} until the deadline, in "
