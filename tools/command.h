@@ -24,6 +24,7 @@ class UsageError : public std::runtime_error {
 using Action = std::function<int()>;
 
 void add_perf(CLI::App& app, Action& action);
+void add_moe(CLI::App& app, Action& action);
 // `program` is what split_program() gave.
 void add_run(CLI::App& app, Action& action, const std::vector<std::string>& program);
 void add_doctor(CLI::App& app, Action& action);

@@ -24,6 +24,7 @@ int run_command(int argc, char** argv) {
   app.require_subcommand(1);
   Action action;
   add_perf(app, action);
+  add_moe(app, action);
   add_run(app, action, program);
   add_doctor(app, action);
   add_env(app, action);

@@ -1,0 +1,135 @@
+#include "moe_perf/exchange.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "perf/data.h"
+
+namespace zbccl::tools {
+namespace {
+
+// Runs a call at once or, with `two_phases`, as sending and then receiving.
+template <typename Args, typename Call>
+void run(bool two_phases, Args& args, Call&& call) {
+  args.phase = two_phases ? zbcclMoeSendPhase : zbcclMoeBothPhases;
+  call();
+  if (!two_phases) return;
+  args.phase = zbcclMoeReceivePhase;
+  call();
+}
+
+}  // namespace
+
+void* MoeExchange::Area::take(size_t bytes, bool registered) {
+  used_ = bytes;
+  if (!memory_ || bytes > room_) {
+    memory_.reset();
+    memory_.emplace(bytes, registered);
+    room_ = bytes;
+  }
+  return memory_->data();
+}
+
+void MoeExchange::Area::poison() const {
+  if (memory_) tools::poison(used_, memory_->data());
+}
+
+MoeExchange::MoeExchange(Communicator& comm, const MoeOptions& options, const MoeShape& shape)
+    : options_(options), shape_(shape), rank_(comm.rank()), moe_(comm, shape.experts) {}
+
+void MoeExchange::fill(const Batch& batch) {
+  const bool registered = !options_.unregistered;
+  const size_t row = plain_row_bytes(shape_);
+  const auto tokens = static_cast<size_t>(shape_.tokens);
+  const auto topk = batch.topk(rank_);
+  auto* x = static_cast<std::byte*>(tokens_.take(tokens * row, registered));
+  for (size_t t = 0; t < tokens; ++t) batch.token(rank_, static_cast<int64_t>(t), x + t * row);
+  const size_t rows = placement_->rows.size();
+  auto* y = static_cast<std::byte*>(results_.take(rows * row, registered));
+  for (size_t i = 0; i < rows; ++i) {
+    // Nobody reads what padding holds.
+    if (placement_->rows[i].rank >= 0) batch.result(rank_, static_cast<int64_t>(i), y + i * row);
+  }
+  auto* idx = static_cast<int64_t*>(topk_.take(topk.size_bytes(), registered));
+  std::copy(topk.begin(), topk.end(), idx);
+  auto* weights = static_cast<float*>(weights_.take(batch.weights(rank_).size_bytes(), registered));
+  std::copy(batch.weights(rank_).begin(), batch.weights(rank_).end(), weights);
+  inputs_ = {x, idx, weights, y, combined_.take(tokens * row, registered)};
+}
+
+void MoeExchange::load(const Batch& batch) {
+  placement_.emplace(batch, rank_);
+  fill(batch);
+  routing_ = moe_routing(inputs_.topk, shape_.tokens, shape_.topk, shape_.layout);
+  routing_.alignment = shape_.alignment;
+  routing_.capacity = capacity_of(shape_);
+  handle_ = moe_.route(routing_);
+
+  const bool registered = !options_.unregistered;
+  const size_t rows = placement_->rows.size();
+  const size_t slots = rows * static_cast<size_t>(shape_.topk);
+  dispatch_.type = shape_.type;
+  dispatch_.quant = shape_.quant;
+  dispatch_.hidden = shape_.hidden;
+  dispatch_.x = inputs_.tokens;
+  dispatch_.recv_x = rows_.take(rows * row_bytes(shape_), registered);
+  const auto scales = static_cast<size_t>(scales_of(shape_));
+  if (scales > 0) dispatch_.recv_scales = scales_.take(rows * scales * sizeof(float), registered);
+  if (!options_.cached) {
+    dispatch_.topk_weights = inputs_.weights;
+    if (shape_.layout == zbcclMoeRankMajor) {
+      dispatch_.recv_topk_idx = recv_idx_.take(slots * sizeof(int64_t), registered);
+      dispatch_.recv_topk_weights =
+          static_cast<float*>(recv_weights_.take(slots * sizeof(float), registered));
+    } else {
+      dispatch_.recv_row_weights =
+          static_cast<float*>(row_weights_.take(rows * sizeof(float), registered));
+    }
+    dispatch_.recv_src_idx =
+        static_cast<int32_t*>(src_idx_.take(rows * sizeof(int32_t), registered));
+  }
+  combine_.type = shape_.type;
+  combine_.hidden = shape_.hidden;
+  combine_.y = inputs_.results;
+  combine_.topk_weights = shape_.layout == zbcclMoeRankMajor ? nullptr : inputs_.weights;
+  combine_.out = inputs_.combined;
+  combine_.pre_reduce = shape_.pre_reduce ? 1 : 0;
+}
+
+void MoeExchange::poison_outputs() {
+  for (const Area* area :
+       {&rows_, &scales_, &recv_idx_, &recv_weights_, &row_weights_, &src_idx_, &combined_}) {
+    area->poison();
+  }
+}
+
+void MoeExchange::dispatch() {
+  if (!options_.cached) handle_ = moe_.route(routing_);
+  run(options_.two_phases, dispatch_, [&] { handle_.dispatch(dispatch_); });
+}
+
+void MoeExchange::combine() {
+  run(options_.two_phases, combine_, [&] { handle_.combine(combine_); });
+}
+
+Dispatched MoeExchange::outputs() const {
+  return {dispatch_.recv_x,
+          static_cast<const uint32_t*>(dispatch_.recv_scales),
+          static_cast<const int64_t*>(dispatch_.recv_topk_idx),
+          dispatch_.recv_topk_weights,
+          dispatch_.recv_row_weights,
+          dispatch_.recv_src_idx};
+}
+
+uint64_t MoeExchange::wrong_info() const {
+  const zbcclMoeInfo_t info = handle_.info();
+  const auto& counts = placement_->expert_counts;
+  uint64_t wrong = info.num_local_experts != static_cast<int32_t>(counts.size()) ||
+                   info.allocated_rows != static_cast<int64_t>(placement_->rows.size()) ||
+                   (info.overflow != 0) != placement_->overflow;
+  if (wrong > 0) return wrong;
+  for (size_t i = 0; i < counts.size(); ++i) wrong += info.expert_counts[i] != counts[i];
+  return wrong;
+}
+
+}  // namespace zbccl::tools

@@ -1,0 +1,67 @@
+// One rank's dispatch and combine of a batch by zbccl, with the memory that they work on. One
+// thread; every call is collective.
+#pragma once
+
+#include <optional>
+#include <zbccl/moe.hpp>
+
+#include "measure/buffers.h"
+#include "moe_perf/batch.h"
+#include "moe_perf/compare.h"
+#include "moe_perf/expected.h"
+#include "moe_perf/options.h"
+#include "moe_perf/placement.h"
+
+namespace zbccl::tools {
+
+class MoeExchange {
+ public:
+  MoeExchange(Communicator& comm, const MoeOptions& options, const MoeShape& shape);
+
+  // Takes a batch: fills the inputs, routes it once, and makes the outputs as large as it needs.
+  void load(const Batch& batch);
+  // Writes over every output.
+  void poison_outputs();
+
+  // Routes anew unless the handle is to be kept.
+  void dispatch();
+  // After a dispatch().
+  void combine();
+
+  const MoeInputs& inputs() const { return inputs_; }
+  Dispatched outputs() const;
+  const Placement& placement() const { return *placement_; }
+  // Whether the handle says what the batch's placement is.
+  uint64_t wrong_info() const;
+  zbcclMoeReport_t report() const { return moe_.report(); }
+
+ private:
+  // Memory that grows, and what of it is in use.
+  class Area {
+   public:
+    void* take(size_t bytes, bool registered);
+    void poison() const;
+
+   private:
+    std::optional<Memory> memory_;
+    size_t room_ = 0;
+    size_t used_ = 0;
+  };
+
+  void fill(const Batch& batch);
+
+  const MoeOptions& options_;
+  MoeShape shape_;
+  int rank_;
+  Moe moe_;
+  MoeHandle handle_;
+  std::optional<Placement> placement_;
+  Area tokens_, topk_, weights_, results_, combined_;
+  Area rows_, scales_, recv_idx_, recv_weights_, row_weights_, src_idx_;
+  MoeInputs inputs_;
+  zbcclMoeRouting_t routing_ = moe_routing();
+  zbcclMoeDispatch_t dispatch_ = moe_dispatch();
+  zbcclMoeCombine_t combine_ = moe_combine();
+};
+
+}  // namespace zbccl::tools
