@@ -16,7 +16,6 @@ Engine::Engine(const Weights& weights, Parallel& parallel, int max_batch)
       cache_(config_.layers, shard_.kv_heads.size(), config_.context, config_.head_dim) {
   const auto width = [max_batch](int columns) { return static_cast<size_t>(max_batch) * columns; };
   stream_.resize(width(config_.dim));
-  normed_.resize(width(config_.dim));
   q_.resize(width(shard_.heads.size() * config_.head_dim));
   k_.resize(width(shard_.kv_heads.size() * config_.head_dim));
   v_.resize(k_.size());
@@ -29,10 +28,14 @@ Engine::Engine(const Weights& weights, Parallel& parallel, int max_batch)
   up_.resize(gate_.size());
   down_.resize(width(config_.dim));
   logits_.resize(width(config_.vocab));
+  normed_ = Parallel::allocate(width(config_.dim));
   partial_ = Parallel::allocate(width(config_.dim));
   logits_parts_ = Parallel::allocate(width(shard_.vocab_stride) * shard_.size);
   // The padding of a short vocabulary part is gathered too; it is never read.
   std::fill(logits_parts_.begin(), logits_parts_.end(), 0.0f);
+  if (weights.shard.experts_split == Experts::kWhole && parallel.has_group()) {
+    whole_experts_.emplace(parallel, config_, max_batch);
+  }
 }
 
 std::span<const float> Engine::forward(std::span<const Token> tokens, Want want) {
@@ -51,7 +54,7 @@ std::span<const float> Engine::forward(std::span<const Token> tokens, Want want)
                    to_float);
   }
   const auto stream = rows(stream_, count, dim);
-  const auto normed = rows(normed_, count, dim);
+  const auto normed = rows(normed_.span(), count, dim);
   const auto partial = partial_.span().first(stream.size());
   for (int i = 0; i < config_.layers; ++i) {
     const LayerWeights& layer = weights_.layers[i];
@@ -61,7 +64,6 @@ std::span<const float> Engine::forward(std::span<const Token> tokens, Want want)
     add_scaled(partial, 1.0f, stream);
     rms_norm(stream, layer.expert_norm, config_.norm_eps, normed, count);
     experts(layer, count);
-    parallel_.all_reduce(Collective::kExperts, partial);
     add_scaled(partial, 1.0f, stream);
   }
   cache_.set_length(cache_.length() + count);
@@ -98,8 +100,8 @@ void Engine::attention(const LayerWeights& layer, int index, int tokens) {
   matmul(layer.out, heads_out_, partial_.span(), tokens);
 }
 
-// Leaves this rank's summand of the experts' output in partial_. Every rank holds a slice of every
-// expert and routes alike, because the normed stream has the same bits everywhere.
+// Leaves the experts' output in partial_. Every rank routes alike, because the normed stream has
+// the same bits everywhere.
 void Engine::experts(const LayerWeights& layer, int tokens) {
   const int used = config_.experts_per_token;
   matmul(layer.router, normed_, router_logits_, tokens);
@@ -108,6 +110,12 @@ void Engine::experts(const LayerWeights& layer, int tokens) {
                             .subspan(static_cast<size_t>(t) * config_.experts, config_.experts);
     route(logits, used, std::span(routes_).subspan(static_cast<size_t>(t) * used, used));
   }
+  whole_experts_ ? whole_experts(layer, tokens) : sliced_experts(layer, tokens);
+}
+
+// Every rank sums its slice of every expert.
+void Engine::sliced_experts(const LayerWeights& layer, int tokens) {
+  const int used = config_.experts_per_token;
   std::fill_n(partial_.begin(), static_cast<size_t>(tokens) * config_.dim, 0.0f);
   std::vector<int> chosen;
   std::vector<float> weights;
@@ -122,6 +130,33 @@ void Engine::experts(const LayerWeights& layer, int tokens) {
     }
     if (!chosen.empty()) run_expert(layer.experts[e], chosen, weights);
   }
+  parallel_.all_reduce(Collective::kExperts, rows(partial_.span(), tokens, config_.dim));
+}
+
+// Each rank sends a share of the tokens to their experts and adds up what they give; then every
+// rank gets every sum.
+void Engine::whole_experts(const LayerWeights& layer, int tokens) {
+  const auto dim = static_cast<size_t>(config_.dim);
+  const auto used = static_cast<size_t>(config_.experts_per_token);
+  std::vector<size_t> counts;
+  for (int rank = 0; rank < shard_.size; ++rank) {
+    counts.push_back(static_cast<size_t>(part(tokens, shard_.size, rank).size()) * dim);
+  }
+  const Range mine = part(tokens, shard_.size, shard_.rank);
+  const auto first = static_cast<size_t>(mine.begin);
+  const auto count = static_cast<size_t>(mine.size());
+  whole_experts_->dispatch(normed_.span().subspan(first * dim, count * dim),
+                           std::span(routes_).subspan(first * used, count * used));
+  for (size_t e = 0; e < layer.experts.size(); ++e) {
+    const Expert& expert = layer.experts[e];
+    const ExpertParallel::Rows here = whole_experts_->rows_of(static_cast<int>(e));
+    matmul(expert.gate, here.tokens, gate_, here.count);
+    matmul(expert.up, here.tokens, up_, here.count);
+    swiglu(rows(gate_, here.count, expert.gate.rows), rows(up_, here.count, expert.up.rows));
+    matmul(expert.down, gate_, here.results, here.count);
+  }
+  whole_experts_->combine(partial_.span().subspan(first * dim, count * dim));
+  parallel_.all_gather_v(Collective::kTokens, rows(partial_.span(), tokens, config_.dim), counts);
 }
 
 void Engine::run_expert(const Expert& expert, std::span<const int> tokens,
@@ -132,7 +167,7 @@ void Engine::run_expert(const Expert& expert, std::span<const int> tokens,
     return memory.subspan(static_cast<size_t>(index) * dim, dim);
   };
   for (int i = 0; i < count; ++i) {
-    const auto from = row(normed_, tokens[i]);
+    const auto from = row(normed_.span(), tokens[i]);
     std::copy(from.begin(), from.end(), row(gathered_, i).begin());
   }
   matmul(expert.gate, gathered_, gate_, count);

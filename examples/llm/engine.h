@@ -1,9 +1,11 @@
 // Runs the model on this rank's shard, together with the other ranks. One thread.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "expert_parallel.h"
 #include "kv_cache.h"
 #include "model.h"
 #include "ops.h"
@@ -27,11 +29,13 @@ class Engine : public Model {
  private:
   void attention(const LayerWeights& layer, int index, int tokens);
   void experts(const LayerWeights& layer, int tokens);
+  void sliced_experts(const LayerWeights& layer, int tokens);
+  void whole_experts(const LayerWeights& layer, int tokens);
   void run_expert(const Expert& expert, std::span<const int> tokens,
                   std::span<const float> weights);
   std::span<const float> project(int first, int tokens);
-  std::span<float> rows(std::vector<float>& memory, int tokens, int width) const {
-    return std::span(memory).first(static_cast<size_t>(tokens) * width);
+  static std::span<float> rows(std::span<float> memory, int tokens, int width) {
+    return memory.first(static_cast<size_t>(tokens) * width);
   }
 
   const Weights& weights_;
@@ -44,7 +48,6 @@ class Engine : public Model {
 
   // Scratch, [max_batch, width] unless it says otherwise.
   std::vector<float> stream_;  // the residual stream, dim
-  std::vector<float> normed_;  // dim
   std::vector<float> q_, k_, v_, heads_out_;
   std::vector<float> scores_;  // [context]
   std::vector<float> router_logits_;
@@ -52,8 +55,10 @@ class Engine : public Model {
   std::vector<float> gathered_, gate_, up_, down_;  // of one expert's tokens
   std::vector<float> logits_;                       // vocab
   // What collectives work on: registered memory.
+  zbccl::Buffer<float> normed_;        // [max_batch, dim]
   zbccl::Buffer<float> partial_;       // [max_batch, dim]
   zbccl::Buffer<float> logits_parts_;  // [ranks, max_batch, vocab_stride]
+  std::optional<ExpertParallel> whole_experts_;
 };
 
 }  // namespace llm

@@ -1,6 +1,7 @@
 // Serves a small mixture-of-experts language model over the ranks of a job:
 //   zbccl run -n 4 -- llm --tp 4 --prompt "In the beginning"
 //   zbccl run -n 4 -- llm --device cuda --tp 4
+//   zbccl run -n 4 -- llm --ep 4 --prompt "In the beginning"
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
@@ -21,6 +22,7 @@ namespace {
 
 struct Options {
   int tp = 0;
+  int ep = 0;
   Device device = Device::kHost;
   std::string weights = LLM_WEIGHTS;
   std::string prompt = "In the beginning";
@@ -32,6 +34,20 @@ struct Options {
   size_t max_bytes = 0;
   std::string json;
 };
+
+Shard shard_of(const Options& options, const Config& config, const Parallel& parallel) {
+  return make_shard(config, parallel.size(), parallel.rank(),
+                    options.ep != 0 ? Experts::kWhole : Experts::kSliced);
+}
+
+std::string describe(const Shard& shard, const Config& config) {
+  const std::string experts =
+      shard.experts_split == Experts::kWhole
+          ? fmt::format("{} of {} experts", shard.experts.size(), config.experts)
+          : fmt::format("hidden units {} of each of {} experts", shard.hidden.size(),
+                        config.experts);
+  return fmt::format("heads {}, {}", shard.heads.size(), experts);
+}
 
 // Rank 0 speaks for all.
 class Printer {
@@ -130,16 +146,12 @@ void run_generation(const Archive& archive, const Config& config, const Options&
     fail("prompt and --tokens take {} bytes, over the model's context of {}", length,
          config.context);
   }
-  const Weights weights =
-      load_weights(archive, config, make_shard(config, parallel.size(), parallel.rank()));
+  const Weights weights = load_weights(archive, config, shard_of(options, config, parallel));
   const auto model =
       make_engine(options.device, weights, parallel, static_cast<int>(prompt.size()));
-  print(fmt::format(
-      "rank 0 of {} on {}: heads {}, hidden units {} of each of {} experts, {:.1f} MB of "
-      "weights\n\n{}",
-      parallel.size(), describe(options.device), weights.shard.heads.size(),
-      weights.shard.hidden.size(), config.experts, static_cast<double>(weights.bytes()) / 1e6,
-      options.prompt));
+  print(fmt::format("rank 0 of {} on {}: {}, {:.1f} MB of weights\n\n{}", parallel.size(),
+                    describe(options.device), describe(weights.shard, config),
+                    static_cast<double>(weights.bytes()) / 1e6, options.prompt));
   const Generation ours =
       generate(*model, Sampler(options.temperature, options.seed), prompt, options.tokens,
                [&print](Token token) { print(printable(token)); });
@@ -170,8 +182,7 @@ void run_perplexity(const Archive& archive, const Config& config, const Options&
       options.max_bytes == 0 ? file.size() : std::min(options.max_bytes, file.size());
   std::vector<Token> text;
   for (size_t i = 0; i < used; ++i) text.push_back(static_cast<Token>(file[i]));
-  const Weights weights =
-      load_weights(archive, config, make_shard(config, parallel.size(), parallel.rank()));
+  const Weights weights = load_weights(archive, config, shard_of(options, config, parallel));
   const auto model = make_engine(options.device, weights, parallel, config.context);
   const Perplexity result = measure_perplexity(*model, text);
   const PhaseReport report = collect("perplexity", result.work, parallel);
@@ -191,15 +202,21 @@ bool run(const Options& options) {
   const std::vector<std::byte> file = read_file(options.weights);
   const Archive archive = parse_safetensors(file);
   const Config config = parse_config(archive.metadata);
+  if (options.ep != 0 && options.device == Device::kCuda) {
+    fail("--ep with --device cuda: the engine for GPUs has tensor-parallel experts only");
+  }
   Parallel parallel = join(options.device);
-  if (options.tp != 0 && options.tp != parallel.size()) {
-    fail("--tp {} but this job has {} rank(s); start it with: zbccl run -n {} -- llm --tp {} ...",
-         options.tp, parallel.size(), options.tp, options.tp);
+  const char* const option = options.ep != 0 ? "--ep" : "--tp";
+  const int asked = options.ep != 0 ? options.ep : options.tp;
+  if (asked != 0 && asked != parallel.size()) {
+    fail("{} {} but this job has {} rank(s); start it with: zbccl run -n {} -- llm {} {} ...",
+         option, asked, parallel.size(), asked, option, asked);
   }
   const Printer print(parallel.rank() == 0);
   Verdict verdict;
   nlohmann::json json = {{"ranks", parallel.size()},
                          {"device", options.device == Device::kCuda ? "cuda" : "host"},
+                         {"experts", options.ep != 0 ? "whole" : "sliced"},
                          {"weights", options.weights}};
   const auto work = options.perplexity.empty() ? run_generation : run_perplexity;
   work(archive, config, options, parallel, print, verdict, json);
@@ -224,8 +241,13 @@ bool run(const Options& options) {
 int main(int argc, char** argv) {
   llm::Options options;
   CLI::App app{"A mixture-of-experts language model, served over the ranks of a zbccl job.", "llm"};
-  app.add_option("--tp", options.tp, "Tensor-parallel ranks; must be the size of the job")
-      ->check(CLI::Range(1, 1024));
+  CLI::Option* tp =
+      app.add_option("--tp", options.tp, "Tensor-parallel ranks; must be the size of the job")
+          ->check(CLI::Range(1, 1024));
+  app.add_option("--ep", options.ep,
+                 "The same with experts that lie whole on one rank each, to which tokens travel")
+      ->check(CLI::Range(1, 1024))
+      ->excludes(tp);
   const std::map<std::string, llm::Device> devices = {{"host", llm::Device::kHost},
                                                       {"cuda", llm::Device::kCuda}};
   app.add_option("--device", options.device, "host, or cuda: a GPU for each rank")

@@ -1,6 +1,7 @@
 #include "parallel.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace llm {
 
@@ -9,6 +10,9 @@ const char* collective_name(Collective which) {
     case Collective::kAttention: return "all_reduce attention";
     case Collective::kExperts: return "all_reduce experts";
     case Collective::kLogits: return "all_gather logits";
+    case Collective::kDispatch: return "moe dispatch";
+    case Collective::kCombine: return "moe combine";
+    case Collective::kTokens: return "all_gather tokens";
   }
   return "unknown";
 }
@@ -36,15 +40,6 @@ Parallel Parallel::from_environment(int device) {
   return Parallel(zbccl::Communicator::from_environment(&config));
 }
 
-template <typename F>
-void Parallel::timed(Collective which, size_t count, F&& call) {
-  if (!communicator_) return;
-  const auto start = std::chrono::steady_clock::now();
-  call();
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  account(which, count, elapsed.count());
-}
-
 void Parallel::account(Collective which, size_t count, double seconds) {
   Cost& cost = costs_[static_cast<size_t>(which)];
   cost.calls += 1;
@@ -53,13 +48,25 @@ void Parallel::account(Collective which, size_t count, double seconds) {
 }
 
 void Parallel::all_reduce(Collective which, std::span<float> values) {
+  if (!communicator_) return;
   timed(which, values.size(), [&] { communicator_->all_reduce(values); });
 }
 
 void Parallel::all_gather(Collective which, std::span<float> values, size_t count) {
+  if (!communicator_) return;
   timed(which, count, [&] {
     const std::span<const float> mine = values.subspan(static_cast<size_t>(rank_) * count, count);
     communicator_->all_gather(mine, values.first(static_cast<size_t>(size_) * count));
+  });
+}
+
+void Parallel::all_gather_v(Collective which, std::span<float> values,
+                            std::span<const size_t> counts) {
+  if (!communicator_) return;
+  const auto rank = static_cast<size_t>(rank_);
+  const size_t begin = std::accumulate(counts.begin(), counts.begin() + rank_, size_t{0});
+  timed(which, counts[rank], [&] {
+    communicator_->all_gather_v(values.data() + begin, values.data(), counts, {}, zbcclFloat32);
   });
 }
 

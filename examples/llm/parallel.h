@@ -1,5 +1,5 @@
-// The only part of the engine that talks to zbccl: this rank's place in the group, the registered
-// memory that collectives work on, and what they cost. One thread.
+// This rank's place in the group, the registered memory that collectives work on, and what they
+// cost. With expert_parallel the only part of the engine that talks to zbccl. One thread.
 #pragma once
 
 #include <array>
@@ -13,8 +13,8 @@
 
 namespace llm {
 
-enum class Collective { kAttention, kExperts, kLogits };
-inline constexpr int kNumCollectives = 3;
+enum class Collective { kAttention, kExperts, kLogits, kDispatch, kCombine, kTokens };
+inline constexpr int kNumCollectives = 6;
 const char* collective_name(Collective which);  // "all_reduce attention", ...
 
 struct Cost {
@@ -37,6 +37,8 @@ class Parallel {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
+  bool has_group() const { return communicator_.has_value(); }
+  const zbccl::Communicator& group() const { return *communicator_; }
   // For calls on a stream; null without a group. What they cost is accounted for by the caller.
   zbcclComm_t communicator() const { return communicator_ ? communicator_->get() : nullptr; }
   void account(Collective which, size_t count, double seconds);
@@ -50,6 +52,19 @@ class Parallel {
   void all_reduce(Collective which, std::span<float> values);
   // In place: this rank's part lies at rank * count in `values`, which holds size * count.
   void all_gather(Collective which, std::span<float> values, size_t count);
+
+  // The same with a part of its own size for each rank; values of all ranks lie one behind the
+  // other.
+  void all_gather_v(Collective which, std::span<float> values, std::span<const size_t> counts);
+
+  // Accounts for the time that `call` takes.
+  template <typename F>
+  void timed(Collective which, size_t count, F&& call) {
+    const auto start = std::chrono::steady_clock::now();
+    call();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    account(which, count, elapsed.count());
+  }
 
   const Costs& costs() const { return costs_; }
 
@@ -67,9 +82,6 @@ class Parallel {
   Memory memory() const;
 
  private:
-  template <typename F>
-  void timed(Collective which, size_t count, F&& call);
-
   std::optional<zbccl::Communicator> communicator_;
   int rank_ = 0;
   int size_ = 1;

@@ -81,6 +81,7 @@ nlohmann::json to_json(const PhaseReport& report) {
   nlohmann::json collectives = nlohmann::json::array();
   for (int i = 0; i < kNumCollectives; ++i) {
     const Cost& cost = report.costs[i];
+    if (cost.calls == 0) continue;
     collectives.push_back({{"name", collective_name(static_cast<Collective>(i))},
                            {"calls", cost.calls},
                            {"bytes", cost.bytes},

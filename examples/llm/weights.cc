@@ -71,7 +71,7 @@ class Loader {
     const size_t bytes =
         static_cast<size_t>(config_.expert_hidden) * config_.dim * sizeof(Bfloat16);
     const Range all = {0, config_.dim};
-    for (int e = 0; e < config_.experts; ++e) {
+    for (int e = shard_.experts.begin; e < shard_.experts.end; ++e) {
       const size_t at = static_cast<size_t>(e) * bytes;
       experts.push_back({cut(gate.data.subspan(at, bytes), inward, shard_.hidden, all),
                          cut(up.data.subspan(at, bytes), inward, shard_.hidden, all),

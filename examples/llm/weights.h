@@ -36,8 +36,8 @@ struct LayerWeights {
   Matrix v;    // [kv head part, dim]
   Matrix out;  // [dim, head part]
   std::vector<float> expert_norm;
-  Matrix router;  // [experts, dim]; whole on every rank
-  std::vector<Expert> experts;
+  Matrix router;                // [experts, dim]; whole on every rank
+  std::vector<Expert> experts;  // those of the shard
 };
 
 struct Weights {

@@ -93,6 +93,27 @@ TEST_F(CommandTest, TheTrainedModelWritesTheSameTextOnOneToFourRanks) {
   EXPECT_EQ(text.size(), 32u);
 }
 
+TEST_F(CommandTest, TheTrainedModelWritesTheSameTextWithWholeExperts) {
+  std::string text;
+  for (const int ranks : {1, 3, 4}) {
+    const Outcome outcome = run(over_ranks(
+        ranks, kGenerate + ("--ep " + std::to_string(ranks)) + " --json " + path("ep.json")));
+    ASSERT_EQ(outcome.code, 0) << outcome.output;
+    const nlohmann::json json = read_json("ep.json");
+    EXPECT_EQ(json["experts"], "whole");
+    EXPECT_EQ(json["verify"]["identical"], true);
+    EXPECT_LT(json["verify"]["largest_logit_difference"], json["verify"]["smallest_margin"]);
+    EXPECT_EQ(json["memory"]["staged_bytes"], 0);
+    bool dispatched = false;
+    for (const auto& collective : json["phases"][1]["collectives"]) {
+      dispatched = dispatched || collective["name"] == "moe dispatch";
+    }
+    EXPECT_TRUE(dispatched);
+    if (text.empty()) text = json["text"];
+    EXPECT_EQ(json["text"], text);
+  }
+}
+
 TEST_F(CommandTest, DrawsOfOneSeedAreTheSameOnEveryNumberOfRanks) {
   for (const char* seed : {"3", "4"}) {
     std::string text;
@@ -138,6 +159,11 @@ TEST_F(CommandTest, MistakesAreExplained) {
   const Outcome size = run(over_ranks(2, std::string(kGenerate) + "--tp 4"));
   EXPECT_NE(size.code, 0);
   EXPECT_TRUE(contains(size.output, "--tp 4 but this job has 2 rank(s)")) << size.output;
+  const Outcome whole = run(over_ranks(2, std::string(kGenerate) + "--ep 4"));
+  EXPECT_TRUE(contains(whole.output, "--ep 4 but this job has 2 rank(s)")) << whole.output;
+  EXPECT_NE(run(LLM_COMMAND " --ep 1 --tp 1").code, 0);
+  const Outcome gpu = run(LLM_COMMAND " --ep 1 --device cuda");
+  EXPECT_TRUE(contains(gpu.output, "--ep with --device cuda")) << gpu.output;
   const Outcome length = run(LLM_COMMAND " --tokens 60000");
   EXPECT_NE(length.code, 0);
   EXPECT_TRUE(contains(length.output, "over the model's context of")) << length.output;

@@ -6,6 +6,9 @@
 #include <cmath>
 #include <cstring>
 #include <thread>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "error.h"
 #include "generate.h"
@@ -20,11 +23,11 @@ constexpr int kTokens = 20;
 
 class EngineTest : public testing::Test {
  protected:
-  Weights load(int size, int rank) const {
-    return load_weights(archive_, config_, make_shard(config_, size, rank));
+  Weights load(int size, int rank, Experts experts = Experts::kSliced) const {
+    return load_weights(archive_, config_, make_shard(config_, size, rank, experts));
   }
-  Generation run(Parallel& parallel) const {
-    const Weights weights = load(parallel.size(), parallel.rank());
+  Generation run(Parallel& parallel, Experts experts = Experts::kSliced) const {
+    const Weights weights = load(parallel.size(), parallel.rank(), experts);
     const std::vector<Token> prompt = to_tokens(kPrompt);
     Engine engine(weights, parallel, static_cast<int>(prompt.size()));
     return generate(engine, Sampler(0, 1), prompt, kTokens, [](Token) {});
@@ -35,39 +38,67 @@ class EngineTest : public testing::Test {
   const Archive archive_ = parse_safetensors(file_);
 };
 
-TEST_F(EngineTest, EveryNumberOfRanksWritesTheSameTokens) {
+// Over ranks that are threads.
+class EngineRanks : public EngineTest,
+                    public testing::WithParamInterface<std::tuple<Experts, int>> {};
+
+TEST_P(EngineRanks, WriteTheTokensOfOne) {
+  const auto [experts, size] = GetParam();
   Parallel alone = Parallel::alone();
   const Generation reference = run(alone);
-  for (const int size : {1, 2, 3, 4, 7}) {
-    std::vector<zbccl::Communicator> communicators = zbccl::Communicator::in_process(size);
-    std::vector<Generation> results(static_cast<size_t>(size));
-    std::vector<uint64_t> staged(static_cast<size_t>(size), 1);
-    std::vector<std::thread> threads;
-    for (int rank = 0; rank < size; ++rank) {
-      threads.emplace_back([&, rank] {
-        Parallel parallel(std::move(communicators[static_cast<size_t>(rank)]));
-        results[static_cast<size_t>(rank)] = run(parallel);
-        staged[static_cast<size_t>(rank)] = parallel.memory().staged_bytes;
-        EXPECT_TRUE(parallel.all_ok(true));
-        EXPECT_FALSE(parallel.all_ok(rank != size - 1));
-      });
-    }
-    for (std::thread& thread : threads) thread.join();
-    for (int rank = 0; rank < size; ++rank) {
-      const Generation& ours = results[static_cast<size_t>(rank)];
-      const Comparison comparison = compare(ours, reference);
-      EXPECT_EQ(comparison.first_difference, -1) << "rank " << rank << " of " << size;
-      EXPECT_LT(comparison.largest_logit_difference, 1e-3f);
-      EXPECT_EQ(staged[static_cast<size_t>(rank)], 0u);
-      // Not only alike: the same bits on every rank.
-      EXPECT_EQ(0, std::memcmp(ours.logits.data(), results[0].logits.data(),
-                               ours.logits.size() * sizeof(float)));
-      const uint64_t passes = kTokens;  // the prompt is one, and the last token is not run
-      EXPECT_EQ(ours.prefill.costs[0].calls + ours.decode.costs[0].calls,
-                passes * static_cast<uint64_t>(config_.layers));
-      EXPECT_EQ(ours.prefill.costs[2].calls + ours.decode.costs[2].calls, passes);
-    }
+  std::vector<zbccl::Communicator> communicators = zbccl::Communicator::in_process(size);
+  std::vector<Generation> results(static_cast<size_t>(size));
+  std::vector<uint64_t> staged(static_cast<size_t>(size), 1);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < size; ++rank) {
+    threads.emplace_back([&, rank, experts = experts, size = size] {
+      Parallel parallel(std::move(communicators[static_cast<size_t>(rank)]));
+      results[static_cast<size_t>(rank)] = run(parallel, experts);
+      staged[static_cast<size_t>(rank)] = parallel.memory().staged_bytes;
+      EXPECT_TRUE(parallel.all_ok(true));
+      EXPECT_FALSE(parallel.all_ok(rank != size - 1));
+    });
   }
+  for (std::thread& thread : threads) thread.join();
+  // The prompt is one pass, and the last token is not run.
+  const uint64_t passes = kTokens;
+  const uint64_t layers = passes * static_cast<uint64_t>(config_.layers);
+  for (int rank = 0; rank < size; ++rank) {
+    const Generation& ours = results[static_cast<size_t>(rank)];
+    const Comparison comparison = compare(ours, reference);
+    EXPECT_EQ(comparison.first_difference, -1) << "rank " << rank << " of " << size;
+    EXPECT_LT(comparison.largest_logit_difference, 1e-3f);
+    EXPECT_EQ(staged[static_cast<size_t>(rank)], 0u);
+    // Not only alike: the same bits on every rank.
+    EXPECT_EQ(0, std::memcmp(ours.logits.data(), results[0].logits.data(),
+                             ours.logits.size() * sizeof(float)));
+    const auto calls = [&](Collective which) {
+      const auto i = static_cast<size_t>(which);
+      return ours.prefill.costs[i].calls + ours.decode.costs[i].calls;
+    };
+    const bool whole = experts == Experts::kWhole;
+    EXPECT_EQ(calls(Collective::kAttention), layers);
+    EXPECT_EQ(calls(Collective::kExperts), whole ? 0 : layers);
+    EXPECT_EQ(calls(Collective::kDispatch), whole ? layers : 0);
+    EXPECT_EQ(calls(Collective::kCombine), whole ? layers : 0);
+    EXPECT_EQ(calls(Collective::kTokens), whole ? layers : 0);
+    EXPECT_EQ(calls(Collective::kLogits), passes);
+  }
+}
+
+// Of seven ranks three are left without a whole expert.
+INSTANTIATE_TEST_SUITE_P(Engine, EngineRanks,
+                         testing::Combine(testing::Values(Experts::kSliced, Experts::kWhole),
+                                          testing::Values(1, 2, 3, 4, 7)));
+
+TEST_F(EngineTest, RowsThatCannotTravelAreRefused) {
+  Config config = config_;
+  config.dim = 42;
+  const auto file = make_model(config, 5);
+  const Weights weights =
+      load_weights(parse_safetensors(file), config, make_shard(config, 1, 0, Experts::kWhole));
+  Parallel parallel(std::move(zbccl::Communicator::in_process(1)[0]));
+  EXPECT_THROW(Engine(weights, parallel, 4), Error);
 }
 
 TEST_F(EngineTest, APromptInOneBatchEqualsTokenByToken) {

@@ -96,6 +96,20 @@ TEST(ShardTest, KeyValueHeadsAreThoseThatTheQueriesRead) {
   EXPECT_NE(error_of([&] { (void)make_shard(config, 0, 0); }), "");
 }
 
+TEST(ShardTest, ExpertsAreSlicedOrWhole) {
+  Config config = small_config();
+  config.experts = 8;
+  const Shard sliced = make_shard(config, 3, 2);
+  EXPECT_EQ(sliced.experts, (Range{0, 8}));
+  EXPECT_EQ(sliced.hidden, (Range{15, 22}));
+  const Shard whole = make_shard(config, 3, 2, Experts::kWhole);
+  EXPECT_EQ(whole.experts, (Range{6, 8}));
+  EXPECT_EQ(whole.hidden, (Range{0, 22}));
+  EXPECT_EQ(whole.heads, sliced.heads);
+  config.experts = 2;
+  EXPECT_EQ(make_shard(config, 3, 2, Experts::kWhole).experts.size(), 0);
+}
+
 TEST(WeightsTest, ShardsAreSlicesOfTheWhole) {
   const Config config = small_config();
   const auto file = make_model(config, 1);
