@@ -130,7 +130,7 @@ Status receive(capi::HandleObject& object, Operation operation) {
 Status make_phase(zbcclMoeHandle_t handle, int32_t phase, comm::Task task,
                   const zbcclCall_t* call) {
   capi::HandleObject& object = *handle->object;
-  const zbcclComm_t comm = object.moe->object->comm;
+  zbcclComm* const comm = object.moe->object->comm;
   if (phase == zbcclMoeBothPhases) return make(comm, std::move(task), call);
   if (call != nullptr && call->work != nullptr) {
     return error(

@@ -95,8 +95,6 @@ Status Combiner::check_ranges() const {
 }
 
 Status Combiner::open() {
-  ZBCCL_RETURN_IF_ERROR(check_host(call_.y, "y"));
-  ZBCCL_RETURN_IF_ERROR(check_host(call_.out, "out"));
   const size_t y_bytes = extent(handle_.used_rows(), stride_, row_bytes_);
   ZBCCL_RETURN_IF_ERROR(y_.open_input(team_, call_.y, y_bytes));
   const size_t weight_bytes =

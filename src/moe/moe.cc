@@ -122,6 +122,9 @@ void Ranges::add(const void* address, size_t bytes, const char* name, bool is_ou
 }
 
 Status Ranges::check() const {
+  for (const Range& range : ranges_) {
+    ZBCCL_RETURN_IF_ERROR(check_host(reinterpret_cast<const void*>(range.begin), range.name));
+  }
   for (size_t i = 0; i < ranges_.size(); ++i) {
     const Range& a = ranges_[i];
     for (size_t j = i + 1; j < ranges_.size(); ++j) {

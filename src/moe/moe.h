@@ -87,7 +87,7 @@ class Moe : public std::enable_shared_from_this<Moe> {
 // Memory of a CUDA device is not served here.
 Status check_host(const void* address, const char* name);
 
-// Ranges that must not share a byte with an output.
+// A call's ranges of host memory, which must not share a byte with an output.
 class Ranges {
  public:
   void input(const void* address, size_t bytes, const char* name) {
