@@ -201,6 +201,7 @@ void Buffers::expect(uint64_t seed, int nranks) const {
 
 // And nothing between the runs.
 void Buffers::expect_scales(const std::vector<NormResult>& rows) const {
+  if (shape_.scales() == 0) return;
   Bytes expected(scales.size(), 0xA5);
   Bytes expected_exponents(exponents.size(), 0xA5);
   for (size_t t = 0; t < rows.size(); ++t) {
