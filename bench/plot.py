@@ -3,10 +3,11 @@
 
     bench/plot.py FILE... [--out docs]
 
-A file holds a list of rows, or an object whose `rows` is one (as bench/run.py and bench/gpu_run.py
-write). One picture is drawn for each operation: bench-OPERATION.png and .svg of host memory,
-gpu-OPERATION of GPUs; one more, bench-fresh, shows what data that is written anew before each call
-costs. Solid lines are zbccl, broken ones the libraries it was measured beside, in the same run.
+A file holds a list of rows, or an object whose `rows` is one (as bench/run.py, bench/gpu_run.py
+and bench/moe_run.py write). One picture is drawn for each operation: bench-OPERATION.png and .svg
+of host memory, gpu-OPERATION of GPUs; one more, bench-fresh, shows what data that is written anew
+before each call costs, and bench-moe the times of `zbccl moe`. Solid lines are zbccl, broken ones
+the libraries it was measured beside, in the same run.
 """
 
 from __future__ import annotations
@@ -102,13 +103,19 @@ def points_of(rows: list[Row]) -> dict[tuple[int, str], list[tuple[int, float, f
 
 
 def finish(
-    figure: Figure, axes: list[Axes], titles: list[str], sizes: set[int], note: str, path: Path
+    figure: Figure,
+    axes: list[Axes],
+    titles: list[str],
+    sizes: set[int],
+    note: str,
+    path: Path,
+    unit: str = "bytes",
 ) -> list[Path]:
     """Axes, titles and legend, and the two files."""
     for one, title in zip(axes, titles, strict=True):
         one.set_xscale("log", base=2)
         one.set_yscale("log")
-        one.set_xlabel("bytes")
+        one.set_xlabel(unit)
         one.set_title(title, loc="left")
         ticks = sorted(sizes)
         one.set_xticks(ticks, [size_label(tick) for tick in ticks])
@@ -186,16 +193,49 @@ def draw_fresh(steady: dict[str, list[Row]], fresh: list[Row], note: str, out: P
     return finish(figure, axes, titles, sizes_seen, note, out / "bench-fresh")
 
 
+def draw_moe(rows: list[Row], note: str, out: Path) -> list[Path]:
+    """Dispatch and combine over the number of tokens, beside the same by another library."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    kinds = sorted({(row["mode"], row["ranks"]) for row in rows}, key=lambda kind: kind[::-1])
+    tokens = {row["tokens"] for row in rows}
+    for one, phase in zip(axes, ("dispatch", "combine"), strict=True):
+        for (mode, ranks), colour in zip(kinds, COLOURS, strict=False):
+            chosen = [
+                row
+                for row in rows
+                if (row["mode"], row["ranks"], row["phase"]) == (mode, ranks, phase)
+            ]
+            chosen.sort(key=lambda row: int(row["tokens"]))
+            name = f"{ranks} ranks" + (", low latency" if mode == "ll" else "")
+            style: dict[str, Any] = {"color": colour, "linewidth": 1.6}
+            at = [row["tokens"] for row in chosen]
+            own = [row["p50_us"] for row in chosen]
+            one.plot(at, own, marker="o", markersize=3.5, label=f"zbccl, {name}", **style)
+            compared = [row for row in chosen if row["compare"]]
+            at = [row["tokens"] for row in compared]
+            other = [row["compare"]["p50_us"] for row in compared]
+            if other:
+                one.plot(at, other, STYLES["gloo"], label=f"gloo, {name}", **style)
+    titles = [f"MoE {phase}: time, median (µs)" for phase in ("dispatch", "combine")]
+    path = out / "bench-moe"
+    return finish(figure, list(axes), titles, tokens, note, path, "tokens of each rank")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     steady: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     fresh: list[Row] = []
+    drawn: list[Path] = []
     notes: dict[str, list[str]] = defaultdict(list)
     for path in arguments.files:
         rows, note = read_rows(path)
+        if "phase" in rows[0]:
+            drawn += draw_moe(rows, note, arguments.out)
+            continue
         for row in rows:
             if not in_series(row):
                 continue
@@ -206,8 +246,6 @@ def main() -> int:
                 fresh.append(row)
             else:
                 steady[device][row["op"]].append(row)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    drawn: list[Path] = []
     for device, by_operation in steady.items():
         for operation, rows in by_operation.items():
             if operation in MAIN or len(by_operation) == 1:
