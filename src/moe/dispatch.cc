@@ -311,11 +311,14 @@ void Dispatcher::write_topk(const Source& source, uint32_t token, int64_t row) {
     const int32_t expert = source.experts[from + k];
     const bool here = expert >= 0 && map.rank_of(expert) == team_.rank();
     if (call_.recv_topk_idx != nullptr) {
-      const int32_t local = here ? map.local_of(expert) : -1;
+      const int32_t narrow = here ? map.local_of(expert) : -1;
+      const int64_t wide = narrow;
+      // At any alignment.
+      auto* const out = static_cast<std::byte*>(call_.recv_topk_idx);
       if (handle_.routing.idx_type == zbcclInt64) {
-        static_cast<int64_t*>(call_.recv_topk_idx)[to + k] = local;
+        std::memcpy(out + (to + k) * sizeof wide, &wide, sizeof wide);
       } else {
-        static_cast<int32_t*>(call_.recv_topk_idx)[to + k] = local;
+        std::memcpy(out + (to + k) * sizeof narrow, &narrow, sizeof narrow);
       }
     }
     if (call_.recv_topk_weights != nullptr) {

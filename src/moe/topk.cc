@@ -1,6 +1,7 @@
 #include "moe/topk.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 namespace zbccl::moe {
@@ -9,19 +10,24 @@ namespace {
 template <typename Index>
 Status narrow_all(const void* topk_idx, size_t count, int topk, int32_t num_experts,
                   int32_t* experts) {
-  const auto* const from = static_cast<const Index*>(topk_idx);
+  // At any alignment.
+  const auto at = [topk_idx](size_t i) {
+    Index value;
+    std::memcpy(&value, static_cast<const std::byte*>(topk_idx) + i * sizeof value, sizeof value);
+    return value;
+  };
   bool good = true;
   for (size_t i = 0; i < count; ++i) {
-    const Index value = from[i];
+    const Index value = at(i);
     good = good && value >= -1 && value < num_experts;
     experts[i] = static_cast<int32_t>(value);
   }
   if (good) return {};
   size_t bad = 0;
-  while (from[bad] >= -1 && from[bad] < num_experts) ++bad;
+  while (at(bad) >= -1 && at(bad) < num_experts) ++bad;
   return error(
       Code::kInvalidArgument, "topk_idx[{}, {}] is {}, expected -1 or an expert; there are {}",
-      bad / static_cast<size_t>(topk), bad % static_cast<size_t>(topk), from[bad], num_experts);
+      bad / static_cast<size_t>(topk), bad % static_cast<size_t>(topk), at(bad), num_experts);
 }
 
 // Calls seen(token, rank) once for each token and rank that holds one of its experts, by token.
