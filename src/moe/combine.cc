@@ -82,15 +82,16 @@ Status Combiner::check_ranges() const {
   const size_t slot_bytes = topk_ * sizeof(float);
   const size_t bias_bytes = static_cast<size_t>(tokens) * row_bytes_;
   Ranges ranges;
-  ranges.input(call_.y, extent(handle_.used_rows(), stride_, row_bytes_), "y");
-  ranges.input(call_.topk_weights, static_cast<size_t>(tokens) * slot_bytes, "topk_weights");
-  ranges.input(call_.bias[0], bias_bytes, "bias[0]");
-  ranges.input(call_.bias[1], bias_bytes, "bias[1]");
+  ranges.input(call_.y, extent(handle_.used_rows(), stride_, row_bytes_), 1, "y");
+  ranges.input(call_.topk_weights, static_cast<size_t>(tokens) * slot_bytes, sizeof(float),
+               "topk_weights");
+  ranges.input(call_.bias[0], bias_bytes, 1, "bias[0]");
+  ranges.input(call_.bias[1], bias_bytes, 1, "bias[1]");
   ranges.input(call_.recv_topk_weights, static_cast<size_t>(handle_.used_rows()) * slot_bytes,
-               "recv_topk_weights");
-  ranges.output(call_.out, extent(tokens, out_stride_, row_bytes_), "out");
+               sizeof(float), "recv_topk_weights");
+  ranges.output(call_.out, extent(tokens, out_stride_, row_bytes_), 1, "out");
   ranges.output(call_.combined_topk_weights, static_cast<size_t>(tokens) * slot_bytes,
-                "combined_topk_weights");
+                sizeof(float), "combined_topk_weights");
   return ranges.check();
 }
 

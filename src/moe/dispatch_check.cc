@@ -118,16 +118,16 @@ Status Dispatcher::check_ranges() const {
   const size_t row_slots = static_cast<size_t>(rows) * slots;
   const size_t index = type_size(static_cast<DataType>(handle_.routing.idx_type));
   Ranges ranges;
-  ranges.input(call_.x, extent(tokens, stride_, row_bytes_), "x");
-  ranges.input(call_.x_scales, static_cast<size_t>(in_scales_.extent(tokens)) * 4, "x_scales");
-  ranges.input(call_.topk_weights, static_cast<size_t>(tokens) * slots * 4, "topk_weights");
-  ranges.output(call_.recv_x, extent(rows, recv_stride_, recv_row_bytes_), "recv_x");
+  ranges.input(call_.x, extent(tokens, stride_, row_bytes_), 1, "x");
+  ranges.input(call_.x_scales, static_cast<size_t>(in_scales_.extent(tokens)) * 4, 4, "x_scales");
+  ranges.input(call_.topk_weights, static_cast<size_t>(tokens) * slots * 4, 4, "topk_weights");
+  ranges.output(call_.recv_x, extent(rows, recv_stride_, recv_row_bytes_), 1, "recv_x");
   ranges.output(out_scales_.per_row > 0 ? call_.recv_scales : nullptr,
-                static_cast<size_t>(out_scales_.extent(rows)) * 4, "recv_scales");
-  ranges.output(call_.recv_topk_idx, row_slots * index, "recv_topk_idx");
-  ranges.output(call_.recv_topk_weights, row_slots * 4, "recv_topk_weights");
-  ranges.output(call_.recv_row_weights, static_cast<size_t>(rows) * 4, "recv_row_weights");
-  ranges.output(call_.recv_src_idx, static_cast<size_t>(rows) * 4, "recv_src_idx");
+                static_cast<size_t>(out_scales_.extent(rows)) * 4, 4, "recv_scales");
+  ranges.output(call_.recv_topk_idx, row_slots * index, index, "recv_topk_idx");
+  ranges.output(call_.recv_topk_weights, row_slots * 4, 4, "recv_topk_weights");
+  ranges.output(call_.recv_row_weights, static_cast<size_t>(rows) * 4, 4, "recv_row_weights");
+  ranges.output(call_.recv_src_idx, static_cast<size_t>(rows) * 4, 4, "recv_src_idx");
   return ranges.check();
 }
 

@@ -110,20 +110,21 @@ void Moe::count_handle(int64_t handles, int64_t metadata_bytes) {
   handle_bytes_.fetch_add(metadata_bytes, std::memory_order_relaxed);
 }
 
-Status check_host(const void* address, const char* name) {
-  if (address == nullptr || memory::device_of(address) < 0) return {};
+Status check_array(const void* address, size_t element, const char* name) {
+  if (address == nullptr) return {};
+  if (reinterpret_cast<uintptr_t>(address) % element != 0) {
+    return error(Code::kInvalidArgument, "`{}` at {} is not aligned to its elements of {} bytes",
+                 name, address, element);
+  }
+  if (memory::device_of(address) < 0) return {};
   return error(Code::kUnsupported,
                "`{}` is memory of a CUDA device; dispatch and combine serve host memory", name);
 }
 
-void Ranges::add(const void* address, size_t bytes, const char* name, bool is_output) {
-  if (address == nullptr || bytes == 0) return;
-  ranges_.push_back({reinterpret_cast<uintptr_t>(address), bytes, name, is_output});
-}
-
 Status Ranges::check() const {
   for (const Range& range : ranges_) {
-    ZBCCL_RETURN_IF_ERROR(check_host(reinterpret_cast<const void*>(range.begin), range.name));
+    ZBCCL_RETURN_IF_ERROR(
+        check_array(reinterpret_cast<const void*>(range.begin), range.element, range.name));
   }
   for (size_t i = 0; i < ranges_.size(); ++i) {
     const Range& a = ranges_[i];

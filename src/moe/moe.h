@@ -84,17 +84,18 @@ class Moe : public std::enable_shared_from_this<Moe> {
   std::vector<Block> spare_;
 };
 
-// Memory of a CUDA device is not served here.
-Status check_host(const void* address, const char* name);
+// Memory of a CUDA device is not served here, and arrays lie at multiples of their element.
+Status check_array(const void* address, size_t element, const char* name);
 
 // A call's ranges of host memory, which must not share a byte with an output.
 class Ranges {
  public:
-  void input(const void* address, size_t bytes, const char* name) {
-    add(address, bytes, name, false);
+  // `element`: 1 for rows, which may lie anywhere.
+  void input(const void* address, size_t bytes, size_t element, const char* name) {
+    add({reinterpret_cast<uintptr_t>(address), bytes, element, name, false});
   }
-  void output(const void* address, size_t bytes, const char* name) {
-    add(address, bytes, name, true);
+  void output(const void* address, size_t bytes, size_t element, const char* name) {
+    add({reinterpret_cast<uintptr_t>(address), bytes, element, name, true});
   }
   Status check() const;
 
@@ -102,10 +103,13 @@ class Ranges {
   struct Range {
     uintptr_t begin;
     size_t bytes;
+    size_t element;
     const char* name;
     bool is_output;
   };
-  void add(const void* address, size_t bytes, const char* name, bool is_output);
+  void add(const Range& range) {
+    if (range.begin != 0 && range.bytes > 0) ranges_.push_back(range);
+  }
   std::vector<Range> ranges_;
 };
 

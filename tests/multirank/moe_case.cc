@@ -29,12 +29,15 @@ std::vector<std::byte> array_of(const MoeCase& what, Stream which, int rank, int
   return data;
 }
 
-Guarded memory(const MoeCase& what, size_t bytes) {
-  return what.foreign ? Guarded::plain(bytes, 4) : registered(bytes);
+enum class Holds { kRows, kElements };  // rows may lie anywhere
+
+Guarded memory(const MoeCase& what, size_t bytes, Holds holds = Holds::kElements) {
+  return what.foreign ? Guarded::plain(bytes, holds == Holds::kRows ? 3 : 8) : registered(bytes);
 }
 
-Guarded memory_of(const MoeCase& what, const std::vector<std::byte>& data, size_t bytes) {
-  Guarded made = memory(what, bytes);
+Guarded memory_of(const MoeCase& what, const std::vector<std::byte>& data, size_t bytes,
+                  Holds holds = Holds::kElements) {
+  Guarded made = memory(what, bytes, holds);
   if (bytes > 0) std::memcpy(made.data(), data.data(), bytes);
   return made;
 }
@@ -238,14 +241,15 @@ void run_dispatch(MoeHandle& handle, const MoeCase& what, const MoeWorld& world,
   const auto index = static_cast<size_t>(what.idx_type == zbcclInt64 ? 8 : 4);
 
   const Guarded x = memory_of(what, array_of(what, kX, rank, tokens * stride, what.type),
-                              static_cast<size_t>(tokens * stride) * element);
+                              static_cast<size_t>(tokens * stride) * element, Holds::kRows);
   const Guarded scales =
       memory_of(what, array_of(what, kScales, rank, tokens * what.scales, zbcclFloat32),
                 static_cast<size_t>(tokens * what.scales) * 4);
   const Guarded weights =
       memory_of(what, array_of(what, kWeights, rank, tokens * what.topk, zbcclFloat32),
                 static_cast<size_t>(tokens * what.topk) * 4);
-  const Guarded recv_x = memory(what, static_cast<size_t>(rows * stride) * out_element);
+  const Guarded recv_x =
+      memory(what, static_cast<size_t>(rows * stride) * out_element, Holds::kRows);
   const Guarded recv_scales = memory(what, static_cast<size_t>(rows * per_row) * 4);
   const Guarded recv_idx = memory(what, static_cast<size_t>(rows * what.topk) * index);
   const Guarded recv_weights = memory(what, static_cast<size_t>(rows * what.topk) * 4);
@@ -380,13 +384,14 @@ void run_combine(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, 
   }
   const auto mine = static_cast<size_t>(rank);
   const auto own_rows = static_cast<int64_t>(rows[mine].rows.size());
-  const Guarded own_y = memory_of(what, y[mine], static_cast<size_t>(own_rows * stride) * element);
+  const Guarded own_y =
+      memory_of(what, y[mine], static_cast<size_t>(own_rows * stride) * element, Holds::kRows);
   const Guarded own_weights =
       memory_of(what, row_weights[mine], static_cast<size_t>(own_rows * what.topk) * 4);
   const auto weights = array_of(what, kWeights, rank, tokens * what.topk, zbcclFloat32);
   const auto bias0 = array_of(what, kBias0, rank, tokens * what.hidden, type);
   const auto bias1 = array_of(what, kBias1, rank, tokens * what.hidden, type);
-  const Guarded out = memory(what, static_cast<size_t>(tokens * stride) * element);
+  const Guarded out = memory(what, static_cast<size_t>(tokens * stride) * element, Holds::kRows);
   const Guarded sums = memory(what, static_cast<size_t>(tokens * what.topk) * 4);
 
   zbcclMoeCombine_t args = moe_combine();

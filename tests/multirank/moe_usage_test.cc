@@ -152,6 +152,10 @@ TEST(MoeUsage, DispatchTellsWhatIsWrong) {
        F{[](auto& a, auto&) { a.x_stride = 63; }, {"stride of 63"}},
        F{[](auto& a, auto&) { a.recv_rows = 1; }, {"hold 1 rows"}},
        F{[](auto& a, auto& s) { a.recv_x = s.x.data(); }, {"`x` and `recv_x` overlap"}},
+       F{[](auto& a, auto&) {
+           a.recv_src_idx = reinterpret_cast<int32_t*>(reinterpret_cast<char*>(a.recv_x) + 2);
+         },
+         {"`recv_src_idx`", "not aligned to its elements of 4 bytes"}},
        F{[](auto& a, auto&) { a.num_scales = 4; }, {"`x_scales` is a null pointer"}},
        F{[](auto& a, auto& s) { a.recv_topk_weights = s.weights.data(); }, {"zbcclMoeRankMajor"}},
        F{[](auto& a, auto&) { a.phase = 3; }, {"3 is not a zbcclMoePhase_t"}},
