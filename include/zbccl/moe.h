@@ -10,8 +10,8 @@
  * Conventions, besides those of zbccl.h:
  *  - T is this rank's num_tokens, K num_topk, H hidden, E num_experts, L this rank's number of
  *    experts, R the number of ranks. Matrices are row-major. Strides are in elements; 0 stands for
- *    rows (or scales) that lie one behind the other. Rows may lie at any address; indices, weights
- *    and scales at multiples of their size.
+ *    rows (or scales) that lie one behind the other. Rows and indices may lie at any address,
+ *    weights, scales and what is counted at multiples of their size.
  *  - Create, Route, Dispatch and Combine are operations of the communicator: called by every rank
  *    in the same order, also by one without tokens or experts, by one thread at a time, not in a
  *    group. `call` is as for every operation: NULL blocks; with `work` the call returns at once and

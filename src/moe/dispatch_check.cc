@@ -124,7 +124,7 @@ Status Dispatcher::check_ranges() const {
   ranges.output(call_.recv_x, extent(rows, recv_stride_, recv_row_bytes_), 1, "recv_x");
   ranges.output(out_scales_.per_row > 0 ? call_.recv_scales : nullptr,
                 static_cast<size_t>(out_scales_.extent(rows)) * 4, 4, "recv_scales");
-  ranges.output(call_.recv_topk_idx, row_slots * index, index, "recv_topk_idx");
+  ranges.output(call_.recv_topk_idx, row_slots * index, 1, "recv_topk_idx");
   ranges.output(call_.recv_topk_weights, row_slots * 4, 4, "recv_topk_weights");
   ranges.output(call_.recv_row_weights, static_cast<size_t>(rows) * 4, 4, "recv_row_weights");
   ranges.output(call_.recv_src_idx, static_cast<size_t>(rows) * 4, 4, "recv_src_idx");

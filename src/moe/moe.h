@@ -84,13 +84,13 @@ class Moe : public std::enable_shared_from_this<Moe> {
   std::vector<Block> spare_;
 };
 
-// Memory of a CUDA device is not served here, and arrays lie at multiples of their element.
+// Memory of a CUDA device is not served here, and an array lies at a multiple of its `element`.
 Status check_array(const void* address, size_t element, const char* name);
 
 // A call's ranges of host memory, which must not share a byte with an output.
 class Ranges {
  public:
-  // `element`: 1 for rows, which may lie anywhere.
+  // `element`: 1 for rows and indices, which may lie anywhere.
   void input(const void* address, size_t bytes, size_t element, const char* name) {
     add({reinterpret_cast<uintptr_t>(address), bytes, element, name, false});
   }

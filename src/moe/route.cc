@@ -42,8 +42,7 @@ Status check(const zbcclMoeRouting_t& routing, size_t local_experts) {
   if (routing.topk_idx == nullptr && routing.num_tokens > 0) {
     return error(Code::kInvalidArgument, "`topk_idx` is a null pointer");
   }
-  const size_t index = type_size(static_cast<DataType>(routing.idx_type));
-  ZBCCL_RETURN_IF_ERROR(check_array(routing.topk_idx, index, "topk_idx"));
+  ZBCCL_RETURN_IF_ERROR(check_array(routing.topk_idx, 1, "topk_idx"));
   ZBCCL_RETURN_IF_ERROR(check_array(routing.recv_counts, sizeof(int32_t), "recv_counts"));
   return check_array(routing.recv_status, sizeof(int64_t), "recv_status");
 }

@@ -29,7 +29,7 @@ std::vector<std::byte> array_of(const MoeCase& what, Stream which, int rank, int
   return data;
 }
 
-enum class Holds { kRows, kElements };  // rows may lie anywhere
+enum class Holds { kRows, kElements };  // rows and indices may lie anywhere
 
 Guarded memory(const MoeCase& what, size_t bytes, Holds holds = Holds::kElements) {
   return what.foreign ? Guarded::plain(bytes, holds == Holds::kRows ? 3 : 8) : registered(bytes);
@@ -251,7 +251,8 @@ void run_dispatch(MoeHandle& handle, const MoeCase& what, const MoeWorld& world,
   const Guarded recv_x =
       memory(what, static_cast<size_t>(rows * stride) * out_element, Holds::kRows);
   const Guarded recv_scales = memory(what, static_cast<size_t>(rows * per_row) * 4);
-  const Guarded recv_idx = memory(what, static_cast<size_t>(rows * what.topk) * index);
+  const Guarded recv_idx =
+      memory(what, static_cast<size_t>(rows * what.topk) * index, Holds::kRows);
   const Guarded recv_weights = memory(what, static_cast<size_t>(rows * what.topk) * 4);
   const Guarded row_weights = memory(what, static_cast<size_t>(rows) * 4);
   const Guarded src = memory(what, static_cast<size_t>(rows) * 4);

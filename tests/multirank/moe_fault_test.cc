@@ -74,6 +74,7 @@ TEST_P(MoeFault, RankThatDiesBeforeItsCall) {
     Layer layer(comm);
     rank.meet();  // nobody is still in the calls before
     for (int phase = 0; phase < GetParam(); ++phase) check(layer.run(phase));
+    rank.meet();
     if (rank.rank() == kVictim) ::kill(::getpid(), SIGKILL);
     expect_error(zbcclRemoteFailed, layer.run(GetParam()), {"rank 1", "died"});
     expect_error(zbcclRemoteFailed, layer.run(0), {"rank 1"});
@@ -86,6 +87,7 @@ TEST_P(MoeFault, RankThatDoesNotCome) {
     Layer layer(comm);
     rank.meet();
     for (int phase = 0; phase < GetParam(); ++phase) check(layer.run(phase));
+    rank.meet();
     if (rank.rank() != kVictim) {
       zbcclCall_t call = ZBCCL_CALL_INITIALIZER;
       call.timeout_ms = rank.rank() == 0 ? 200 : 60'000;
