@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "base/fork_guard.h"
@@ -295,10 +296,9 @@ void Exchange::report_death(int fd) {
   {
     const std::lock_guard lock(peers_mutex_);
     const auto it = lives_.find(fd);
-    if (it == lives_.end()) {
-      epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-      return;
-    }
+    // Its owner is about to close the descriptor, which ends the watch; another thread may have
+    // the number by then.
+    if (it == lives_.end()) return std::this_thread::yield();
     if (const auto process = it->second.lock()) {
       nonce = process->nonce();
       epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
