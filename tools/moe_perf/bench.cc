@@ -199,7 +199,7 @@ class MoeBench {
     exchange.combine();
     const uint64_t dispatched =
         wrong_dispatched(batch, exchange.placement(), rank_, exchange.outputs()) +
-        exchange.wrong_info();
+        exchange.wrong_gaps() + exchange.wrong_info();
     const uint64_t combined =
         wrong_combined(batch, rank_, shape.pre_reduce, exchange.inputs().combined);
     const auto sums = sum_over_ranks(comm_, {dispatched, combined});

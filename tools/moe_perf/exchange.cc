@@ -121,6 +121,20 @@ Dispatched MoeExchange::outputs() const {
           dispatch_.recv_src_idx};
 }
 
+uint64_t MoeExchange::wrong_gaps() const {
+  if (shape_.layout != zbcclMoeExpertMasked) return 0;
+  const size_t bytes = row_bytes(shape_);
+  const auto* rows = static_cast<const std::byte*>(dispatch_.recv_x);
+  uint64_t wrong = 0;
+  for (size_t i = 0; i < placement_->rows.size(); ++i) {
+    if (placement_->rows[i].rank >= 0) continue;
+    wrong += wrong_poison(bytes, rows + i * bytes);
+    const int32_t* const source = dispatch_.recv_src_idx;
+    if (source != nullptr) wrong += wrong_poison(sizeof *source, source + i);
+  }
+  return wrong;
+}
+
 uint64_t MoeExchange::wrong_info() const {
   const zbcclMoeInfo_t info = handle_.info();
   const auto& counts = placement_->expert_counts;

@@ -31,6 +31,8 @@ class MoeExchange {
   const MoeInputs& inputs() const { return inputs_; }
   Dispatched outputs() const;
   const Placement& placement() const { return *placement_; }
+  // Bytes of a zbcclMoeExpertMasked's free rows that were written since poison_outputs().
+  uint64_t wrong_gaps() const;
   // Whether the handle says what the batch's placement is.
   uint64_t wrong_info() const;
   zbcclMoeReport_t report() const { return moe_.report(); }

@@ -112,7 +112,7 @@ uint64_t wrong_dispatched(const Batch& batch, const Placement& placement, int ra
   for (size_t i = 0; i < placement.rows.size(); ++i) {
     const RowSource& source = placement.rows[i];
     const bool filled = source.rank >= 0;
-    // Nothing is said of what is left of a capacity.
+    // What is left of a capacity is left as it was.
     if (!filled && shape.layout == zbcclMoeExpertMasked) continue;
     const auto token = static_cast<int32_t>(filled ? source.token : -1);
     wrong += outputs.src_idx != nullptr && outputs.src_idx[i] != token;
