@@ -181,12 +181,12 @@ class CommandLine(unittest.TestCase):
     def test_help_names_every_subcommand(self):
         done = zbccl("--help")
         self.assertEqual(done.returncode, 0)
-        for name in ("perf", "run", "doctor", "env", "topo", "version"):
+        for name in ("perf", "moe", "run", "doctor", "env", "topo", "version"):
             self.assertRegex(done.stdout, rf"(?m)^  {name} ")
             self.assertEqual(zbccl(name, "--help").returncode, 0)
 
     def test_what_does_not_exist(self):
-        for arguments in ([], ["moe"], ["Perf"], ["--frobnicate"], ["version", "extra"]):
+        for arguments in ([], ["kv"], ["Perf"], ["--frobnicate"], ["version", "extra"]):
             done = zbccl(*arguments)
             self.assertEqual(done.returncode, 2, arguments)
             self.assertEqual(done.stdout, "", arguments)

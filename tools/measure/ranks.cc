@@ -73,8 +73,12 @@ int run_rank(const std::string& caller, int asked,
     const std::chrono::duration<double, std::milli> init = std::chrono::steady_clock::now() - begin;
     rank = comm.rank();
     if (asked != 0 && asked != comm.size()) {
-      throw UsageError(fmt::format("--ranks {}: this job has {} ranks; leave the option out", asked,
-                                   comm.size()));
+      // Nobody leaves while another is still joining, which would be that one's error.
+      const int size = comm.size();
+      comm.barrier();
+      comm.destroy();
+      throw UsageError(
+          fmt::format("--ranks {}: this job has {} ranks; leave the option out", asked, size));
     }
     const bool done = work(comm, init.count());
     comm.destroy();
