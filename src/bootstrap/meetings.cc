@@ -15,6 +15,7 @@ void Meetings::attend(const std::string& name, Attendee& attendee, int rank, int
     return;
   }
   ++meeting.came;
+  meeting.nranks = std::max(meeting.nranks, nranks);
   meeting.members.push_back({&attendee, rank});
   if (process == process_ && meeting.host < 0) {
     meeting.host = rank;
@@ -76,6 +77,12 @@ void Meetings::lose(Attendee& attendee) {
                         "store closed). Make a new one without it",
                         rank_list(ranks)));
   }
+}
+
+bool Meetings::awaits_ranks() const {
+  return std::any_of(meetings_.begin(), meetings_.end(), [](const auto& item) {
+    return !item.second.failure.ok() && item.second.came < item.second.nranks;
+  });
 }
 
 const Status* Meetings::failure(const Attendee& attendee, std::string_view key) const {

@@ -37,6 +37,8 @@ class Meetings {
 
   // Why `attendee` need not wait for `key`; null if it may.
   const Status* failure(const Attendee& attendee, std::string_view key) const;
+  // A meeting has failed before all its ranks had come: the others are to hear of that.
+  bool awaits_ranks() const;
 
  private:
   struct Member {
@@ -45,6 +47,7 @@ class Meetings {
   };
   struct Meeting {
     int came = 0;
+    int nranks = 0;  // the most that anybody expects
     int host = -1;
     std::vector<Member> members;
     Status failure;

@@ -26,6 +26,8 @@ using asio::ip::tcp;
 constexpr size_t kMaxHandshakes = 128;
 // After an accept that failed, for lack of descriptors for example.
 constexpr Milliseconds kAcceptPause(20);
+// For ranks that have not come yet when the others have failed and left.
+constexpr Milliseconds kLinger(2'000);
 
 // What is known of a server, also when it has stopped.
 struct Figures {
@@ -38,7 +40,11 @@ struct Figures {
 class Server final : public SessionHost, public std::enable_shared_from_this<Server> {
  public:
   Server(const Secret& secret, std::shared_ptr<Figures> figures)
-      : host_secret_(secret), figures_(std::move(figures)), acceptor_(io_), accept_pause_(io_) {}
+      : host_secret_(secret),
+        figures_(std::move(figures)),
+        acceptor_(io_),
+        accept_pause_(io_),
+        linger_(io_) {}
 
   Status listen(const std::string& host, uint16_t port);
   uint16_t port() const { return port_; }
@@ -48,6 +54,7 @@ class Server final : public SessionHost, public std::enable_shared_from_this<Ser
   void stop_when_idle() {
     const std::lock_guard lock(mutex_);
     stop_when_idle_ = true;
+    lingered_ = false;
     asio::post(io_, [this] { stop_if_idle(); });
   }
 
@@ -78,12 +85,14 @@ class Server final : public SessionHost, public std::enable_shared_from_this<Ser
   std::mutex mutex_;  // guards what follows
   bool stop_when_idle_ = false;
   bool stopped_ = false;
+  bool lingered_ = false;
   std::thread thread_;
 
   // Declared before everything that belongs to it, so that it goes last.
   asio::io_context io_{1};
   tcp::acceptor acceptor_;
   asio::steady_timer accept_pause_;
+  asio::steady_timer linger_;
   StoreTable table_;
   Meetings meetings_{process_token()};
   SessionList handshakes_;  // oldest first
@@ -223,6 +232,18 @@ void Server::count_stranger(std::string_view peer, std::string_view why) {
 void Server::stop_if_idle() {
   const std::lock_guard lock(mutex_);
   if (!stop_when_idle_ || stopped_ || figures_->clients > 0) return;
+  if (!lingered_ && meetings_.awaits_ranks()) {
+    linger_.expires_after(kLinger);
+    linger_.async_wait([this](std::error_code replaced) {
+      if (replaced) return;
+      {
+        const std::lock_guard relock(mutex_);
+        lingered_ = true;
+      }
+      stop_if_idle();
+    });
+    return;
+  }
   stopped_ = true;
   std::error_code ignored;
   acceptor_.close(ignored);

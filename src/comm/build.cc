@@ -128,7 +128,7 @@ class Builder {
         options_(options),
         deadline_(deadline),
         hellos_(std::move(hellos)),
-        roll_(store, name_, rank, hellos_) {
+        roll_(store, name_, rank, hellos_, deadline) {
     spin_ = decide_spin(hellos_);
     tuning_ = plan::tuning_for(nranks_, spin_, at(0).fits, at(0).one_shot_override);
   }

@@ -11,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "bootstrap/join_entry.h"
 #include "bootstrap/rendezvous.h"
 
 namespace zbccl::comm {
@@ -92,6 +93,25 @@ Status RollCall::told_by(int peer, Deadline deadline, int& culprit) const {
   return failure_of(peer, *showing);
 }
 
+Status RollCall::left_at_deadline(int peer) const {
+  std::vector<int> silent;
+  for (int r = 0; store_ != nullptr && r < static_cast<int>(hellos_.size()); ++r) {
+    const auto shown = store_->get(format("{}/{}", show_name(), r), Deadline::after(kLastWords));
+    if (r != rank_ && !shown.ok()) silent.push_back(r);
+  }
+  const std::string others =
+      silent.empty() ? ""
+                     : format("; {} had not connected to everyone", bootstrap::rank_list(silent));
+  return error(Code::kTimeout,
+               "rank {} waited for the other ranks until its deadline: rank {} (process {}) had "
+               "left {} by then{}",
+               rank_, peer, hellos_[static_cast<size_t>(peer)].process.pid, name_, others);
+}
+
+Deadline RollCall::reason_time() const {
+  return Deadline::after(std::min(kReason, std::max(kLastWords, deadline_.left())));
+}
+
 Status RollCall::unreachable(int peer, const Status& why, int& culprit) const {
   culprit = peer;
   if (Status told = told_by(peer, Deadline::after(kLastWords), culprit); !told.ok()) return told;
@@ -103,7 +123,7 @@ Status RollCall::unreachable(int peer, const Status& why, int& culprit) const {
                  "then did not answer. Is it stopped?",
                  rank_, peer, pid, name_);
   }
-  const Deadline end = Deadline::after(kReason);
+  const Deadline end = reason_time();
   // A store on a busy machine takes its time to answer.
   for (Milliseconds look = kLastWords; !end.passed(); look = std::min(2 * look, kLongestLook)) {
     std::this_thread::sleep_for(Milliseconds(1));
@@ -111,6 +131,7 @@ Status RollCall::unreachable(int peer, const Status& why, int& culprit) const {
     culprit = peer;
     if (Status told = told_by(peer, Deadline::after(look), culprit); !told.ok()) return told;
   }
+  if (deadline_.passed()) return left_at_deadline(peer);
   return why.with_prefix(
       format("cannot reach rank {} (process {}) on this machine (are both in one network "
              "namespace?)",
@@ -144,7 +165,7 @@ Result<std::vector<Showing>> RollCall::show(const Showing& mine, Deadline deadli
 Status RollCall::explain(const Status& status) const {
   if (status.code() == Code::kRemoteFailed) return status;
   const bool broken = status.code() == Code::kNetwork;
-  const Deadline end = Deadline::after(broken ? kReason : Milliseconds(0));
+  const Deadline end = broken ? reason_time() : Deadline::after(Milliseconds(0));
   while (true) {
     for (size_t r = 0; r < watched_.size(); ++r) {
       if (watched_[r] == nullptr || !watched_[r]->dead()) continue;

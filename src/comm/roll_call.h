@@ -17,9 +17,15 @@ namespace zbccl::comm {
 
 class RollCall {
  public:
-  // `store` may be null, for ranks that have a communicator to meet in already.
-  RollCall(bootstrap::Store* store, std::string name, int rank, std::vector<Hello> hellos)
-      : store_(store), name_(std::move(name)), rank_(rank), hellos_(std::move(hellos)) {}
+  // `store` may be null, for ranks that have a communicator to meet in already. `deadline`: of the
+  // making.
+  RollCall(bootstrap::Store* store, std::string name, int rank, std::vector<Hello> hellos,
+           Deadline deadline)
+      : store_(store),
+        name_(std::move(name)),
+        rank_(rank),
+        hellos_(std::move(hellos)),
+        deadline_(deadline) {}
 
   // The peer's end ends the second round.
   Status watch(int rank, std::shared_ptr<memory::PeerProcess> process);
@@ -41,12 +47,17 @@ class RollCall {
   // What this rank has shown by the deadline, if it failed; ok if it has shown nothing.
   Status told_by(int peer, Deadline deadline, int& culprit) const;
   Status failure_of(int peer, const Showing& showing) const;
+  // The error for a peer that lives and has left, as one does at its deadline.
+  Status left_at_deadline(int peer) const;
   Status ended(int peer) const;
+  // How long it is worth to wait for a reason.
+  Deadline reason_time() const;
 
   bootstrap::Store* store_;
   std::string name_;
   int rank_;
   std::vector<Hello> hellos_;
+  Deadline deadline_;
   std::vector<std::shared_ptr<memory::PeerProcess>> watched_;  // by rank
   UniqueFd lives_;  // readable once a watched process has ended
 };

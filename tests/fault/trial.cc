@@ -128,9 +128,10 @@ void expect_told(const Told& got, const TrialOptions& options, bool initialised)
       << zbcclGetErrorString(got.code) << ": " << message;
   // Where others have not got through a step because of a stopped one, all are named.
   const bool named = fault == Fault::kStop && !initialised ? names(message, victim) : says(name);
-  // A rank that is through with the making cannot know whom another still waits for in there.
-  const bool held_up = options.from_start && fault == Fault::kStop && initialised &&
-                       says("has entered no operation yet");
+  // A rank that is through with the making, or in its last step, cannot know whom another still
+  // waits for in there.
+  const bool held_up =
+      options.from_start && fault == Fault::kStop && says("has entered no operation yet");
   EXPECT_TRUE(named || store_gone || held_up) << name << " is not in: " << message;
   if (fault == Fault::kStop && initialised) {
     // Where the missing rank is: its last operation, with number and size.
@@ -172,8 +173,9 @@ void work(Rank& rank, const TrialOptions& options, const TrialBody& body, Shared
   }
   rank.note("working");
   if (got.code == zbcclSuccess) got = body(raw, options.victim);
-  // Nobody can know of the end of a rank that had not come yet.
-  const bool unaware = raw == nullptr && options.fault == Fault::kKill && got.code == zbcclTimeout;
+  // Nobody can know of the end of a rank that had not come yet, or of a store before reaching it.
+  const bool unaware = raw == nullptr && options.fault == Fault::kKill &&
+                       (got.code == zbcclTimeout || got.code == zbcclNetworkError);
   if (!unaware) shared.error_times[rank.rank()].store(now_ns());
   if (rank.rank() == options.victim) {
     // Stopped, continued, and told that the others have given up on it.

@@ -344,6 +344,26 @@ TEST(MismatchInit, DifferentWorldSizes) {
   });
 }
 
+// The others have failed and left, and with them the rank whose process serves the meeting place.
+TEST(MismatchInit, IsHeardByARankThatComesLate) {
+  run_job({.ranks = 3}, [](Rank& rank) {
+    zbcclUniqueId id;
+    if (rank.rank() == 0) {
+      check(zbcclGetUniqueId(&id));
+      rank.board().put_blob(0, &id, sizeof id);
+    }
+    ASSERT_TRUE(rank.board().get_blob(0, &id, sizeof id, std::chrono::seconds(30)));
+    const zbcclConfig_t config = test_config();
+    zbcclComm_t comm = nullptr;
+    if (rank.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    expect_error(zbcclInvalidUsage,
+                 zbcclCommInitRank(&comm, rank.rank() == 2 ? 4 : 3, id, rank.rank(), &config),
+                 {"3", "4"});
+    EXPECT_EQ(nullptr, comm);
+    rank.meet();
+  });
+}
+
 TEST(MismatchInit, OneRankTwice) {
   run_job({.ranks = 3}, [](Rank& rank) {
     zbcclUniqueId id;
