@@ -88,7 +88,15 @@ Status RollCall::told_by(int peer, Deadline deadline, int& culprit) const {
     return shown.status().code() == Code::kRemoteFailed ? shown.status() : Status();
   }
   const auto showing = parse(peer, *shown);
-  if (!showing.ok() || showing->code == 0) return showing.status();
+  if (!showing.ok()) return showing.status();
+  // It had nothing to complain of then; who has shown nothing yet tells whether the meeting failed.
+  for (int r = 0; showing->code == 0 && r < static_cast<int>(hellos_.size()); ++r) {
+    if (r == rank_ || r == peer) continue;
+    const auto other =
+        store_->get(format("{}/{}", show_name(), r), Deadline::after(Milliseconds(1)));
+    if (other.status().code() == Code::kRemoteFailed) return other.status();
+  }
+  if (showing->code == 0) return {};
   culprit = showing->culprit >= 0 ? showing->culprit : peer;
   return failure_of(peer, *showing);
 }
