@@ -326,60 +326,45 @@ TEST(MismatchMany, TheLastToComeDiffers) {
   });
 }
 
-TEST(MismatchInit, DifferentWorldSizes) {
-  run_job({.ranks = 3}, [](Rank& rank) {
+// Three ranks meet; `call` is each one's initialisation, which is refused with `words`.
+void expect_refused(const std::function<zbcclResult_t(Rank&, zbcclComm_t*, zbcclUniqueId)>& call,
+                    const std::vector<std::string>& words) {
+  run_job({.ranks = 3}, [&](Rank& rank) {
     zbcclUniqueId id;
     if (rank.rank() == 0) {
       check(zbcclGetUniqueId(&id));
       rank.board().put_blob(0, &id, sizeof id);
     }
     ASSERT_TRUE(rank.board().get_blob(0, &id, sizeof id, std::chrono::seconds(30)));
-    const zbcclConfig_t config = test_config();
     zbcclComm_t comm = nullptr;
-    expect_error(zbcclInvalidUsage,
-                 zbcclCommInitRank(&comm, rank.rank() == 2 ? 4 : 3, id, rank.rank(), &config),
-                 {"3", "4"});
+    expect_error(zbcclInvalidUsage, call(rank, &comm, id), words);
     EXPECT_EQ(nullptr, comm);
     rank.meet();
   });
 }
+
+zbcclResult_t with_a_world_of_its_own(Rank& rank, zbcclComm_t* comm, zbcclUniqueId id) {
+  const zbcclConfig_t config = test_config();
+  return zbcclCommInitRank(comm, rank.rank() == 2 ? 4 : 3, id, rank.rank(), &config);
+}
+
+TEST(MismatchInit, DifferentWorldSizes) { expect_refused(with_a_world_of_its_own, {"3", "4"}); }
 
 // The others have failed and left, and with them the rank whose process serves the meeting place.
 TEST(MismatchInit, IsHeardByARankThatComesLate) {
-  run_job({.ranks = 3}, [](Rank& rank) {
-    zbcclUniqueId id;
-    if (rank.rank() == 0) {
-      check(zbcclGetUniqueId(&id));
-      rank.board().put_blob(0, &id, sizeof id);
-    }
-    ASSERT_TRUE(rank.board().get_blob(0, &id, sizeof id, std::chrono::seconds(30)));
-    const zbcclConfig_t config = test_config();
-    zbcclComm_t comm = nullptr;
+  const auto late = [](Rank& rank, zbcclComm_t* comm, zbcclUniqueId id) {
     if (rank.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(300));
-    expect_error(zbcclInvalidUsage,
-                 zbcclCommInitRank(&comm, rank.rank() == 2 ? 4 : 3, id, rank.rank(), &config),
-                 {"3", "4"});
-    EXPECT_EQ(nullptr, comm);
-    rank.meet();
-  });
+    return with_a_world_of_its_own(rank, comm, id);
+  };
+  expect_refused(late, {"3", "4"});
 }
 
 TEST(MismatchInit, OneRankTwice) {
-  run_job({.ranks = 3}, [](Rank& rank) {
-    zbcclUniqueId id;
-    if (rank.rank() == 0) {
-      check(zbcclGetUniqueId(&id));
-      rank.board().put_blob(0, &id, sizeof id);
-    }
-    ASSERT_TRUE(rank.board().get_blob(0, &id, sizeof id, std::chrono::seconds(30)));
+  const auto twice = [](Rank& rank, zbcclComm_t* comm, zbcclUniqueId id) {
     const zbcclConfig_t config = test_config();
-    zbcclComm_t comm = nullptr;
-    expect_error(zbcclInvalidUsage,
-                 zbcclCommInitRank(&comm, 3, id, rank.rank() == 2 ? 1 : rank.rank(), &config),
-                 {"rank 1"});
-    EXPECT_EQ(nullptr, comm);
-    rank.meet();
-  });
+    return zbcclCommInitRank(comm, 3, id, rank.rank() == 2 ? 1 : rank.rank(), &config);
+  };
+  expect_refused(twice, {"rank 1"});
 }
 
 }  // namespace
