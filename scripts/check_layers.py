@@ -2,8 +2,8 @@
 """Checks that includes follow the layers of docs/architecture.md. Standard library only.
 
 A file in src/LAYER may include headers of its own layer and of the layers above it in LAYERS.
-What stands outside src/ uses the public headers (zbccl/...); the command may also use topology,
-which is a library of its own. Tests and benchmarks may include anything.
+What stands outside src/ uses the public headers (zbccl/...); the command may also use topology and
+plan, which it links as libraries of their own. Tests and benchmarks may include anything.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LAYERS = (
 # Folders outside src/ and the layers each may use besides the public headers.
 OUTSIDE: dict[str, tuple[str, ...]] = {
     "include": (),
-    "tools": ("topology",),
+    "tools": ("topology", "plan"),
     "bindings": (),
     "examples": (),
     "shim": (),

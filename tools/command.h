@@ -28,6 +28,7 @@ void add_moe(CLI::App& app, Action& action);
 // `program` is what split_program() gave.
 void add_run(CLI::App& app, Action& action, const std::vector<std::string>& program);
 void add_doctor(CLI::App& app, Action& action);
+void add_explain(CLI::App& app, Action& action);
 void add_env(CLI::App& app, Action& action);
 void add_topo(CLI::App& app, Action& action);
 void add_version(CLI::App& app, Action& action);

@@ -6,9 +6,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <zbccl/zbccl.hpp>
 
 #include "command.h"
+#include "registry.h"
 
 namespace zbccl::tools {
 namespace {
@@ -17,15 +17,6 @@ struct EnvOptions {
   bool json = false;
   bool markdown = false;
 };
-
-std::string registry_text() {
-  size_t size = 0;
-  check(zbcclGetEnvironment(nullptr, &size));
-  std::string text(size, '\0');
-  check(zbcclGetEnvironment(text.data(), &size));
-  text.resize(size > 0 ? size - 1 : 0);
-  return text;
-}
 
 std::string field(const nlohmann::json& variable, const char* name) {
   return variable.at(name).get<std::string>();

@@ -26,6 +26,7 @@ int run_command(int argc, char** argv) {
   add_perf(app, action);
   add_moe(app, action);
   add_run(app, action, program);
+  add_explain(app, action);
   add_doctor(app, action);
   add_env(app, action);
   add_topo(app, action);

@@ -131,7 +131,7 @@ void print_held_out(const std::vector<HeldOut>& results) {
   }
 }
 
-TuningEntry fit(const Measured& m) {
+plan::HostEntry fit(const Measured& m) {
   fmt::print("\n{} ranks\n", m.ranks);
   fmt::print("  meeting: {:.2f} us spinning, {:.2f} us sleeping: {}\n", m.meeting_spin,
              m.meeting_sleep, m.wait);
@@ -154,7 +154,11 @@ TuningEntry fit(const Measured& m) {
   fmt::print("  stores past the cache from {}: {}\n", size_text(stream_min), stream.why);
   print_held_out(
       hold_out(stream, m.cached, m.streamed, m.cached_held, m.streamed_held, "cached", "streamed"));
-  return {m.ranks, m.wait, one_shot.bytes, stream_min};
+  plan::HostEntry entry;
+  entry.fit = {static_cast<uint32_t>(m.ranks), m.wait == "sleep" ? 1U : 0U, one_shot.bytes,
+               stream_min};
+  entry.cost = fit_host_cost(m.copy, m.wait == "sleep" ? m.meeting_sleep : m.meeting_spin);
+  return entry;
 }
 
 // Before half a minute is spent.
@@ -188,7 +192,7 @@ int calibrate(const CalibrateOptions& options) {
         "topo calibrate: neither HOME nor ZBCCL_TUNING_FILE is set; name a file with "
         "--output");
   }
-  TuningTable table;
+  plan::TuningTable table;
   table.machine = topology::machine_key();
   if (!options.dry_run) check_writable(path);
   fmt::print("machine: {}\ndata: {}\n", table.machine,
@@ -199,11 +203,11 @@ int calibrate(const CalibrateOptions& options) {
   for (const int ranks : rank_counts(options)) {
     std::fflush(stdout);
     all.push_back(measure(options, ranks));
-    table.entries.push_back(fit(all.back()));
+    table.host.push_back(fit(all.back()));
   }
   if (!options.json_path.empty()) write_measured(options.json_path, all);
   if (options.dry_run) {
-    fmt::print("\nnothing was written (--dry-run); the table would be\n{}", to_json(table));
+    fmt::print("\nnothing was written (--dry-run); the table would be\n{}", plan::to_json(table));
     return kSuccess;
   }
   write_tuning(path, table);

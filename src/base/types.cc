@@ -85,6 +85,13 @@ std::optional<DataType> parse_type(std::string_view name) {
   return std::nullopt;
 }
 
+std::optional<Operation> parse_operation(std::string_view name) {
+  for (int i = 0; i < kNumOperations; ++i) {
+    if (name == operation_name(static_cast<Operation>(i))) return static_cast<Operation>(i);
+  }
+  return std::nullopt;
+}
+
 std::optional<RedOp> parse_op(std::string_view name) {
   for (size_t i = 0; i < kOps.size(); ++i) {
     if (name == kOps[i]) return static_cast<RedOp>(i);

@@ -82,6 +82,7 @@ bool is_moe(Operation operation);
 bool has_blocks(Operation operation);
 std::optional<DataType> parse_type(std::string_view name);
 std::optional<RedOp> parse_op(std::string_view name);
+std::optional<Operation> parse_operation(std::string_view name);
 bool is_float(DataType type);
 
 }  // namespace zbccl

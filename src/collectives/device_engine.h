@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "collectives/collective.h"
+#include "plan/tuning_file.h"
 #include "transport/team.h"
 
 namespace zbccl::collectives {
@@ -55,6 +56,7 @@ struct EngineOptions {
   int device = -1;  // of this rank; negative: none
   int max_blocks = 0;
   Deadline deadline = Deadline::never();
+  plan::TuningTable tuning;  // of this machine; rank 0's counts, the others may leave it empty
 };
 
 // Collective. Null where no rank has a GPU; an error on every rank where some have none, or one

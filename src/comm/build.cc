@@ -102,7 +102,7 @@ Hello make_hello(const memory::ProcessInfo& process, const Options& options) {
   hello.wait = options.wait;
   hello.has_device = device_of(options) >= 0 ? 1 : 0;
   hello.device_asked = options.device >= 0 ? 1 : 0;
-  hello.fits = read_fits();
+  hello.fits = host_fits(read_tuning());
   return hello;
 }
 

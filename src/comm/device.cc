@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "comm/communicator.h"
+#include "comm/tuning_file.h"
 #include "memory/device_memory.h"
 
 namespace zbccl::comm {
@@ -112,6 +113,7 @@ Status Communicator::make_engine(Deadline deadline) {
   options.device = options_.device == kDeviceAuto ? memory::current_device() : options_.device;
   options.max_blocks = options_.max_blocks;
   options.deadline = deadline;
+  if (rank() == 0) options.tuning = read_tuning();
   const auto gather = [&](const void* mine, void* all, size_t bytes) {
     return exchange(mine, all, bytes, deadline.left());
   };

@@ -1,22 +1,17 @@
-// The thresholds that `zbccl topo calibrate` found on this machine. Any thread.
+// What `zbccl topo calibrate` found on this machine. Any thread.
 #pragma once
 
 #include <array>
-#include <string>
 
-#include "base/status.h"
-#include "plan/plan.h"
+#include "plan/tuning_file.h"
 
 namespace zbccl::comm {
 
+// What the tuning file (plan/tuning_file.h) holds. Empty without a file, and, with one warning,
+// where it is malformed or of another machine.
+plan::TuningTable read_tuning();
+
 using Fits = std::array<plan::Fit, plan::kMaxFits>;
-
-// What the tuning file holds: ZBCCL_TUNING_FILE, else tuning.json in $XDG_CACHE_HOME/zbccl or
-// ~/.cache/zbccl. Empty without a file, and, with one warning, where it is malformed or of another
-// machine.
-Fits read_fits();
-
-// The text of such a file, which must have been measured on `machine`.
-Result<Fits> parse_fits(const std::string& text, const std::string& machine);
+Fits host_fits(const plan::TuningTable& table);
 
 }  // namespace zbccl::comm

@@ -22,22 +22,34 @@ constexpr std::array<const char*, 12> kNames = {
     "none", "one_shot",  "two_shot", "two_shot_direct", "chunked", "pull",
     "push", "push_bulk", "relay",    "inline",          "chain",   "pull_push"};
 
+constexpr std::array kFields = {
+    TuningField{"one_shot_max", &DeviceTuning::one_shot_max},
+    TuningField{"two_shot_max", &DeviceTuning::two_shot_max},
+    TuningField{"two_shot_direct_max", &DeviceTuning::two_shot_direct_max},
+    TuningField{"scatter_shot_max", &DeviceTuning::scatter_shot_max},
+    TuningField{"pull_push_min", &DeviceTuning::pull_push_min},
+    TuningField{"overlap_max", &DeviceTuning::overlap_max},
+    TuningField{"inline_max", &DeviceTuning::inline_max},
+    TuningField{"bulk_min", &DeviceTuning::bulk_min},
+    TuningField{"relay_min", &DeviceTuning::relay_min},
+    TuningField{"chain_min", &DeviceTuning::chain_min},
+    TuningField{"chunk_blocks", &DeviceTuning::chunk_blocks},
+    TuningField{"chunk_threads", &DeviceTuning::chunk_threads},
+    TuningField{"pull_blocks", &DeviceTuning::pull_blocks},
+    TuningField{"push_blocks", &DeviceTuning::push_blocks},
+    TuningField{"bulk_blocks", &DeviceTuning::bulk_blocks},
+    TuningField{"relay_blocks", &DeviceTuning::relay_blocks},
+    TuningField{"norm_one_shot_max", &DeviceTuning::norm_one_shot_max},
+    TuningField{"norm_direct_max", &DeviceTuning::norm_direct_max},
+    TuningField{"norm_blocks", &DeviceTuning::norm_blocks},
+    TuningField{"quantized_blocks", &DeviceTuning::quantized_blocks},
+};
+
 uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 
 int limited(uint64_t blocks, const DeviceCall& call, int most = kMaxBlocks) {
   const int limit = call.max_blocks > 0 ? std::min(call.max_blocks, most) : most;
   return static_cast<int>(std::clamp<uint64_t>(blocks, 1, static_cast<uint64_t>(limit)));
-}
-
-uint64_t slot_needed(DeviceAlgorithm algorithm, const DeviceCall& call) {
-  const auto ranks = static_cast<uint64_t>(call.nranks);
-  const uint64_t slice = ceil_div(ceil_div(call.bytes, kPack), ranks) * kPack;
-  switch (algorithm) {
-    case DeviceAlgorithm::kOneShot: return ceil_div(call.longest, kPack) * kPack * ranks;
-    case DeviceAlgorithm::kTwoShot: return 2 * slice * ranks;
-    case DeviceAlgorithm::kTwoShotDirect: return slice * ranks;
-    default: return 0;
-  }
 }
 
 bool serves_norm(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTuning& tuning) {
@@ -47,6 +59,100 @@ bool serves_norm(DeviceAlgorithm algorithm, const DeviceCall& call, const Device
     case DeviceAlgorithm::kTwoShotDirect:
       return ranks > 1 && call.longest * ranks <= tuning.slot_bytes;
     default: return algorithm == DeviceAlgorithm::kPullPush;
+  }
+}
+
+// Asks the questions in turn.
+class Choice {
+ public:
+  Choice(const DeviceCall& call, const DeviceTuning& tuning, std::vector<Step>* steps)
+      : call_(call), tuning_(tuning), steps_(steps) {}
+
+  // For calls of so many bytes at most, where it can serve them.
+  bool up_to(DeviceAlgorithm algorithm, uint64_t DeviceTuning::*most) {
+    return ask(algorithm, most, true, call_.bytes <= tuning_.*most);
+  }
+  bool from(DeviceAlgorithm algorithm, uint64_t DeviceTuning::*least) {
+    return ask(algorithm, least, false, call_.bytes >= tuning_.*least);
+  }
+  DeviceAlgorithm rest(DeviceAlgorithm algorithm) {
+    if (steps_ != nullptr) steps_->push_back({algorithm, nullptr, 0, true, true, true});
+    return algorithm;
+  }
+
+ private:
+  bool ask(DeviceAlgorithm algorithm, uint64_t DeviceTuning::*limit, bool at_most, bool within) {
+    const bool able = (within || steps_ != nullptr) && serves(algorithm, call_, tuning_);
+    if (steps_ != nullptr) {
+      const auto field = std::find_if(kFields.begin(), kFields.end(),
+                                      [&](const TuningField& it) { return it.value == limit; });
+      steps_->push_back({algorithm, &*field, tuning_.*limit, at_most, within, able});
+    }
+    return within && able;
+  }
+
+  const DeviceCall& call_;
+  const DeviceTuning& tuning_;
+  std::vector<Step>* steps_;
+};
+
+DeviceAlgorithm prefer_sum(Choice choice) {
+  using A = DeviceAlgorithm;
+  using T = DeviceTuning;
+  if (choice.up_to(A::kOneShot, &T::one_shot_max)) return A::kOneShot;
+  if (choice.up_to(A::kTwoShot, &T::two_shot_max)) return A::kTwoShot;
+  if (choice.up_to(A::kTwoShotDirect, &T::two_shot_direct_max)) return A::kTwoShotDirect;
+  if (choice.from(A::kPullPush, &T::pull_push_min)) return A::kPullPush;
+  return choice.rest(A::kChunked);
+}
+
+DeviceAlgorithm prefer_movement(const DeviceCall& call, Choice choice) {
+  using A = DeviceAlgorithm;
+  using T = DeviceTuning;
+  // Every rank knows only its own sizes.
+  if (call.operation == Operation::kAllToAllV) return choice.rest(A::kPush);
+  if (choice.up_to(A::kInline, &T::inline_max)) return A::kInline;
+  if (call.operation == Operation::kBroadcast && call.nranks > 2) {
+    if (choice.from(A::kChain, &T::chain_min)) return A::kChain;
+    if (choice.from(A::kRelay, &T::relay_min)) return A::kRelay;
+  }
+  // The bulk-copy engine fills the link with few blocks; with many, stores do it better.
+  const bool few = call.max_blocks > 0 && call.max_blocks < kManyBlocks;
+  if (few && choice.from(A::kPushBulk, &T::bulk_min)) return A::kPushBulk;
+  return choice.rest(A::kPush);
+}
+
+DeviceAlgorithm preferred(const DeviceCall& call, Choice choice) {
+  using A = DeviceAlgorithm;
+  using T = DeviceTuning;
+  switch (call.operation) {
+    case Operation::kAllReduce: return prefer_sum(choice);
+    case Operation::kAllReduceRmsNorm:
+      if (choice.up_to(A::kOneShot, &T::norm_one_shot_max)) return A::kOneShot;
+      if (choice.up_to(A::kTwoShotDirect, &T::norm_direct_max)) return A::kTwoShotDirect;
+      return choice.rest(A::kPullPush);
+    case Operation::kAllReduceQuantized: return choice.rest(A::kTwoShot);
+    case Operation::kReduce:
+      if (choice.up_to(A::kOneShot, &T::one_shot_max)) return A::kOneShot;
+      return choice.rest(A::kChunked);
+    case Operation::kReduceScatter:
+    case Operation::kReduceScatterV:
+      if (choice.up_to(A::kOneShot, &T::scatter_shot_max)) return A::kOneShot;
+      return choice.rest(A::kPull);
+    default: return prefer_movement(call, choice);
+  }
+}
+
+}  // namespace
+
+uint64_t slot_needed(DeviceAlgorithm algorithm, const DeviceCall& call) {
+  const auto ranks = static_cast<uint64_t>(call.nranks);
+  const uint64_t slice = ceil_div(ceil_div(call.bytes, kPack), ranks) * kPack;
+  switch (algorithm) {
+    case DeviceAlgorithm::kOneShot: return ceil_div(call.longest, kPack) * kPack * ranks;
+    case DeviceAlgorithm::kTwoShot: return 2 * slice * ranks;
+    case DeviceAlgorithm::kTwoShotDirect: return slice * ranks;
+    default: return 0;
   }
 }
 
@@ -70,55 +176,11 @@ bool serves(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTunin
     case DeviceAlgorithm::kInline:
       return !reduces(call.operation) && call.operation != Operation::kAllToAllV &&
              2 * ceil_div(call.bytes, 8) * 8 <= tuning.inline_bytes;
-    case DeviceAlgorithm::kRelay: return call.operation == Operation::kBroadcast && call.nranks > 2;
+    case DeviceAlgorithm::kRelay:
+    case DeviceAlgorithm::kChain: return call.operation == Operation::kBroadcast && call.nranks > 2;
     default: return false;
   }
 }
-
-DeviceAlgorithm preferred(const DeviceCall& call, const DeviceTuning& tuning) {
-  const auto fits = [&](DeviceAlgorithm algorithm, uint64_t most) {
-    return call.bytes <= most && serves(algorithm, call, tuning);
-  };
-  switch (call.operation) {
-    case Operation::kAllReduce:
-      if (fits(DeviceAlgorithm::kOneShot, tuning.one_shot_max)) return DeviceAlgorithm::kOneShot;
-      if (fits(DeviceAlgorithm::kTwoShot, tuning.two_shot_max)) return DeviceAlgorithm::kTwoShot;
-      if (fits(DeviceAlgorithm::kTwoShotDirect, tuning.two_shot_direct_max)) {
-        return DeviceAlgorithm::kTwoShotDirect;
-      }
-      if (call.bytes >= tuning.pull_push_min) return DeviceAlgorithm::kPullPush;
-      return DeviceAlgorithm::kChunked;
-    case Operation::kAllReduceRmsNorm:
-      if (fits(DeviceAlgorithm::kOneShot, tuning.norm_one_shot_max)) {
-        return DeviceAlgorithm::kOneShot;
-      }
-      return fits(DeviceAlgorithm::kTwoShotDirect, tuning.norm_direct_max)
-                 ? DeviceAlgorithm::kTwoShotDirect
-                 : DeviceAlgorithm::kPullPush;
-    case Operation::kAllReduceQuantized: return DeviceAlgorithm::kTwoShot;
-    case Operation::kReduce:
-      return fits(DeviceAlgorithm::kOneShot, tuning.one_shot_max) ? DeviceAlgorithm::kOneShot
-                                                                  : DeviceAlgorithm::kChunked;
-    case Operation::kReduceScatter:
-    case Operation::kReduceScatterV:
-      return fits(DeviceAlgorithm::kOneShot, tuning.scatter_shot_max) ? DeviceAlgorithm::kOneShot
-                                                                      : DeviceAlgorithm::kPull;
-    case Operation::kBroadcast:
-      if (fits(DeviceAlgorithm::kInline, tuning.inline_max)) return DeviceAlgorithm::kInline;
-      if (call.nranks > 2 && call.bytes >= tuning.chain_min) return DeviceAlgorithm::kChain;
-      if (call.nranks > 2 && call.bytes >= tuning.relay_min) return DeviceAlgorithm::kRelay;
-      break;
-    // Every rank knows only its own sizes.
-    case Operation::kAllToAllV: return DeviceAlgorithm::kPush;
-    default: break;
-  }
-  if (fits(DeviceAlgorithm::kInline, tuning.inline_max)) return DeviceAlgorithm::kInline;
-  // The bulk-copy engine fills the link with few blocks; with many, stores do it better.
-  const bool few = call.max_blocks > 0 && call.max_blocks < kManyBlocks;
-  return few && call.bytes >= tuning.bulk_min ? DeviceAlgorithm::kPushBulk : DeviceAlgorithm::kPush;
-}
-
-}  // namespace
 
 const char* algorithm_name(DeviceAlgorithm algorithm) {
   return kNames[static_cast<size_t>(algorithm)];
@@ -174,41 +236,25 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
   return tuning;
 }
 
+std::span<const TuningField> tuning_fields() { return kFields; }
+
+const TuningField* find_field(std::string_view name) {
+  const auto field = std::find_if(kFields.begin(), kFields.end(),
+                                  [&](const TuningField& it) { return it.name == name; });
+  return field == kFields.end() ? nullptr : &*field;
+}
+
 bool override_tuning(std::string_view text, DeviceTuning* tuning) {
   DeviceTuning changed = *tuning;
-  const std::array<std::pair<std::string_view, uint64_t*>, 20> fields = {{
-      {"one_shot_max", &changed.one_shot_max},
-      {"two_shot_max", &changed.two_shot_max},
-      {"two_shot_direct_max", &changed.two_shot_direct_max},
-      {"scatter_shot_max", &changed.scatter_shot_max},
-      {"pull_push_min", &changed.pull_push_min},
-      {"overlap_max", &changed.overlap_max},
-      {"inline_max", &changed.inline_max},
-      {"bulk_min", &changed.bulk_min},
-      {"relay_min", &changed.relay_min},
-      {"chain_min", &changed.chain_min},
-      {"chunk_blocks", &changed.chunk_blocks},
-      {"chunk_threads", &changed.chunk_threads},
-      {"pull_blocks", &changed.pull_blocks},
-      {"push_blocks", &changed.push_blocks},
-      {"bulk_blocks", &changed.bulk_blocks},
-      {"relay_blocks", &changed.relay_blocks},
-      {"norm_one_shot_max", &changed.norm_one_shot_max},
-      {"norm_direct_max", &changed.norm_direct_max},
-      {"norm_blocks", &changed.norm_blocks},
-      {"quantized_blocks", &changed.quantized_blocks},
-  }};
   while (!text.empty()) {
     const std::string_view item = text.substr(0, text.find(','));
     text.remove_prefix(std::min(text.size(), item.size() + 1));
     const size_t equals = item.find('=');
-    const auto field = std::find_if(fields.begin(), fields.end(), [&](const auto& it) {
-      return it.first == item.substr(0, equals);
-    });
-    if (equals == std::string_view::npos || field == fields.end()) return false;
+    const TuningField* const field = find_field(item.substr(0, equals));
+    if (equals == std::string_view::npos || field == nullptr) return false;
     const std::string_view number = item.substr(equals + 1);
     const auto [end, code] =
-        std::from_chars(number.data(), number.data() + number.size(), *field->second);
+        std::from_chars(number.data(), number.data() + number.size(), changed.*field->value);
     if (code != std::errc() || end != number.data() + number.size()) return false;
   }
   *tuning = changed;
@@ -234,9 +280,11 @@ void choose_quantized_grid(const DeviceCall& call, const DeviceTuning& tuning, D
 
 }  // namespace
 
-DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning) {
+DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning, std::vector<Step>* steps) {
   DevicePlan plan;
-  plan.algorithm = serves(tuning.forced, call, tuning) ? tuning.forced : preferred(call, tuning);
+  plan.algorithm = serves(tuning.forced, call, tuning)
+                       ? tuning.forced
+                       : preferred(call, Choice(call, tuning, steps));
   plan.overlap = call.bytes <= tuning.overlap_max;
   if (call.operation == Operation::kAllReduceRmsNorm) {
     choose_norm_grid(call, tuning, &plan);

@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string_view>
+#include <vector>
 
 #include "base/types.h"
 
@@ -61,6 +63,14 @@ struct DeviceTuning {
 };
 // For H100 and H200 behind NVSwitch (docs/performance.md).
 DeviceTuning device_tuning(int nranks, uint64_t landing_bytes);
+// Every value of it that can be replaced, by name.
+struct TuningField {
+  std::string_view name;
+  uint64_t DeviceTuning::*value;
+};
+std::span<const TuningField> tuning_fields();
+// Null for a name that no field has.
+const TuningField* find_field(std::string_view name);
 // Replaces values: "chunk_blocks=128,one_shot_max=65536". False, with nothing replaced, for a name
 // or a number that is not understood. Landing memory cannot be replaced.
 bool override_tuning(std::string_view text, DeviceTuning* tuning);
@@ -89,7 +99,24 @@ struct DevicePlan {
   uint32_t depth = 0;   // kChunked: tiles of a block in landing memory
   bool overlap = true;  // programmatic dependent launch
 };
-DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning);
+// One question on the way to a choice: is the call within a limit, and can the algorithm serve it?
+struct Step {
+  DeviceAlgorithm algorithm = DeviceAlgorithm::kNone;
+  const TuningField* field = nullptr;  // null: nothing was asked, it is what is left
+  uint64_t limit = 0;
+  bool at_most = true;  // else at least
+  bool within = false;
+  bool serves = false;
+};
+// The questions are added to `steps` where that is given; the last one is the answer, unless an
+// algorithm is forced.
+DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning,
+                  std::vector<Step>* steps = nullptr);
+
+// Whether an algorithm can do the call at all, however slowly.
+bool serves(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTuning& tuning);
+// Bytes of one slot of the poison memory that it takes.
+uint64_t slot_needed(DeviceAlgorithm algorithm, const DeviceCall& call);
 
 // Types whose values leave a NaN free to mark what has not been written.
 bool has_poison(DataType type);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "base/cpu.h"
 #include "base/format.h"
 
 namespace zbccl::topology {
@@ -56,6 +57,13 @@ Cpus usable_cpus() {
     if (known) break;
   }
   return cpus;
+}
+
+int available_cores() {
+  const int64_t quota = cpu_quota_millicores();
+  auto cores = static_cast<int64_t>(usable_cpus().size());
+  if (quota > 0) cores = std::min(cores, quota / 1000);
+  return static_cast<int>(std::max<int64_t>(cores, 1));
 }
 
 std::string Cache::name() const {

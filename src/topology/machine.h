@@ -17,6 +17,9 @@ Cpus intersection(const Cpus& a, const Cpus& b);
 std::string text_of(const Cpus& cpus);
 // The logical processors that the calling thread may run on.
 Cpus usable_cpus();
+// How many of them the process may keep busy at once, which its control group may limit further; at
+// least 1. Ranks that are more than that share cores.
+int available_cores();
 
 struct Package {
   int index = 0;

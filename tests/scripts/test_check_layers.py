@@ -29,6 +29,7 @@ def write(root: Path, name: str, text: str) -> None:
         ("src/base/log.cc", "../capi/handles.h", False),
         ("tools/perf.cc", "zbccl/zbccl.hpp", True),
         ("tools/topo.cc", "topology/model.h", True),
+        ("tools/explain.cc", "plan/explain.h", True),
         ("tools/perf.cc", "comm/communicator.h", False),
         ("examples/hello.cc", "zbccl/zbccl.h", True),
         ("examples/hello.cc", "topology/model.h", False),

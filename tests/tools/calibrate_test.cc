@@ -92,6 +92,21 @@ TEST(ChooseWait, SpinsWhereEveryRankHasACore) {
   EXPECT_EQ(choose_wait(2, 10, 4, 2), "spin");
 }
 
+TEST(FitHostCost, FindsTheRatesAndTheirKnee) {
+  // 10 us for each of the first 2 MiB that are touched, 40 for the others.
+  std::vector<Point> points;
+  for (size_t bytes = 256; bytes <= size_t{64} << 20; bytes *= 4) {
+    const double mib = 2 * static_cast<double>(bytes) / (1 << 20);
+    points.push_back({bytes, 10 * std::min(mib, 2.0) + 40 * std::max(mib - 2, 0.0)});
+  }
+  const plan::HostCost cost = fit_host_cost(Curve(points), 3);
+  EXPECT_EQ(cost.meeting_us, 3);
+  EXPECT_NEAR(cost.cached_us_per_mib, 10, 1e-6);
+  EXPECT_NEAR(cost.memory_us_per_mib, 40, 1e-6);
+  EXPECT_NEAR(cost.cached_mib, 2, 1e-6);
+  EXPECT_EQ(fit_host_cost(Curve(), 1).memory_us_per_mib, 0);
+}
+
 class TuningFile : public testing::Test {
  protected:
   TuningFile() {
@@ -102,43 +117,42 @@ class TuningFile : public testing::Test {
   std::filesystem::path folder_;
 };
 
+plan::TuningTable table_of(const std::string& machine, std::vector<plan::HostEntry> host) {
+  plan::TuningTable table;
+  table.machine = machine;
+  table.host = std::move(host);
+  return table;
+}
+
 TEST_F(TuningFile, IsReadBackAsWritten) {
   const std::string path = folder_ / "some" / "folder" / "tuning.json";
-  write_tuning(path, {"a machine", {{2, "spin", 512, 8 << 20}, {8, "sleep", 65536, 1}}});
-  std::ifstream file(path);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  const TuningTable table = parse_tuning(text);
-  EXPECT_EQ(table.machine, "a machine");
-  ASSERT_EQ(table.entries.size(), 2u);
-  EXPECT_EQ(table.entries[0].ranks, 2);
-  EXPECT_EQ(table.entries[0].wait, "spin");
-  EXPECT_EQ(table.entries[0].one_shot_max, 512u);
-  EXPECT_EQ(table.entries[0].stream_min, 8u << 20);
-  EXPECT_EQ(table.entries[1].wait, "sleep");
+  write_tuning(path, table_of("a machine", {{{2, 0, 512, 8 << 20}, {}}, {{8, 1, 65536, 1}, {}}}));
+  const auto table = read_tuning(path, "a machine");
+  ASSERT_TRUE(table.ok()) << table.status().message();
+  ASSERT_EQ(table->host.size(), 2u);
+  EXPECT_EQ(table->host[0].fit.ranks, 2u);
+  EXPECT_EQ(table->host[1].fit.sleeps, 1u);
   // Nothing is left beside it.
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_ / "some" / "folder"), {}), 1);
+  EXPECT_FALSE(read_tuning(path, "another machine").ok());
+  EXPECT_TRUE(read_tuning(folder_ / "none", "a machine").ok());
+  EXPECT_THROW(write_tuning("/proc/no/tuning.json", {}), std::runtime_error);
 }
 
 TEST_F(TuningFile, SaysWhatIsInForce) {
   const std::string path = folder_ / "tuning.json";
   EXPECT_NE(describe_tuning("", "m").find("HOME"), std::string::npos);
   EXPECT_NE(describe_tuning(path, "m").find("no file"), std::string::npos);
-  write_tuning(path, {"another", {{2, "spin", 512, 1}}});
+  plan::TuningTable table = table_of("another", {{{2, 0, 512, 1}, {}}});
+  table.gpu = "a GPU";
+  table.device = {{4, {{plan::find_field("one_shot_max"), 4096}}, {}}};
+  write_tuning(path, table);
   EXPECT_NE(describe_tuning(path, "m").find("another machine"), std::string::npos);
-  EXPECT_NE(describe_tuning(path, "another").find("one-shot up to 512 B"), std::string::npos);
+  const std::string text = describe_tuning(path, "another");
+  EXPECT_NE(text.find("one-shot up to 512 B"), std::string::npos) << text;
+  EXPECT_NE(text.find("a GPU, from 4 ranks: one_shot_max=4096"), std::string::npos) << text;
   std::ofstream(path) << "{\"version\": 1, \"machine\": \"m\", \"entries\": [{\"ranks\": 0}]}";
   EXPECT_NE(describe_tuning(path, "m").find("is ignored"), std::string::npos);
-}
-
-TEST_F(TuningFile, WhatIsNoTable) {
-  for (const char* text :
-       {"", "[]", "{}", "{\"version\": 2, \"machine\": \"m\", \"entries\": []}",
-        "{\"version\": 1, \"machine\": 5, \"entries\": []}",
-        "{\"version\": 1, \"machine\": \"m\", \"entries\": [{\"ranks\": 2, \"wait\": \"nap\", "
-        "\"one_shot_max\": 1, \"stream_min\": 1}]}"}) {
-    EXPECT_THROW(parse_tuning(text), std::runtime_error) << text;
-  }
-  EXPECT_THROW(write_tuning("/proc/no/tuning.json", {}), std::runtime_error);
 }
 
 TEST_F(TuningFile, LiesWhereTheEnvironmentSays) {

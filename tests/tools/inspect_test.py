@@ -55,6 +55,152 @@ class Env(unittest.TestCase):
         self.assertEqual(zbccl("env", "--json", "--markdown").returncode, 2)
 
 
+class Explain(unittest.TestCase):
+    FIELDS = [
+        "op",
+        "device",
+        "bytes",
+        "ranks",
+        "dtype",
+        "algorithm",
+        "how",
+        "why",
+        "compared_bytes",
+        "blocks",
+        "threads",
+        "overlap",
+        "limits",
+        "candidates",
+        "thresholds_from",
+        "times_from",
+    ]
+
+    def explained(self, *arguments, **more):
+        more.setdefault("ZBCCL_TUNING_FILE", "none")
+        done = zbccl("explain", *arguments, "--json", **more)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return json.loads(done.stdout)
+
+    def test_json(self):
+        told = self.explained("all_reduce", "--device", "cuda", "--ranks", 8, "--bytes", "1M")
+        self.assertEqual(list(told), self.FIELDS)
+        self.assertEqual(told["algorithm"], "two_shot")
+        self.assertEqual(told["why"].count("one_shot_max (64 KiB)"), 1)
+        chosen, *others = told["candidates"]
+        self.assertTrue(chosen["chosen"])
+        self.assertGreater(chosen["predicted_us"], 1)
+        self.assertIn("pull_push", [one["algorithm"] for one in others])
+        host = self.explained("all_reduce", "--ranks", 8, "--bytes", "1M", "--wait", "sleep")
+        self.assertEqual(list(host), self.FIELDS)
+        self.assertEqual(host["algorithm"], "two_shot")
+        self.assertIsNone(host["blocks"])
+
+    def test_text(self):
+        done = zbccl("explain", "broadcast", "--device", "cuda", "--bytes", "64M", "--ranks", 4)
+        for text in (
+            "chain",
+            "because",
+            "chain_min (32 MiB)",
+            "predicted",
+            "thresholds:",
+            "times:",
+        ):
+            self.assertIn(text, done.stdout)
+
+    def test_agrees_with_what_is_measured(self):
+        for size, ranks in (("1K", 2), ("64K", 2), ("4K", 3), ("256K", 3)):
+            told = self.explained(
+                "all_reduce", "--bytes", size, "--ranks", ranks, "-d", "f32", "--wait", "sleep"
+            )
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "rows.json"
+                done = zbccl(
+                    *("perf", "all_reduce", "--ranks", ranks, "--sizes", size, "-d", "f32"),
+                    *("-n", 5, "--json", path),
+                    ZBCCL_HOST_WAIT="sleep",
+                    ZBCCL_TUNING_FILE="none",
+                )
+                self.assertEqual(done.returncode, 0, done.stderr)
+                row = json.loads(path.read_text())[0]
+            self.assertEqual(row["algorithm"], told["algorithm"], (size, ranks))
+
+    def test_follows_the_environment(self):
+        cuda = ("all_reduce", "--device", "cuda", "--bytes", "1M", "--ranks", 4)
+        told = self.explained(*cuda, ZBCCL_ALGORITHM="pull_push")
+        self.assertEqual(told["algorithm"], "pull_push")
+        told = self.explained(*cuda, ZBCCL_DEVICE_TUNING="one_shot_max=1048576")
+        self.assertEqual(told["algorithm"], "one_shot")
+        self.assertIn("ZBCCL_DEVICE_TUNING", told["thresholds_from"])
+        told = self.explained(*cuda, ZBCCL_DEVICE_LANDING="2M")
+        self.assertEqual(told["algorithm"], "chunked")
+        told = self.explained("all_reduce", "--bytes", "64K", ZBCCL_ONE_SHOT_MAX="64K")
+        self.assertEqual(told["algorithm"], "one_shot")
+
+    def test_reads_the_tuning_file(self):
+        key = zbccl("topo", "calibrate", "-n", 2, "--seconds", 0.001, "--dry-run").stdout
+        machine = re.search(r"machine: (.*)", key).group(1)
+        table = {
+            "version": 1,
+            "machine": machine,
+            "entries": [
+                {"ranks": 2, "wait": "spin", "one_shot_max": 8192, "stream_min": 1},
+            ],
+            "device": {
+                "gpu": "NVIDIA H200",
+                "entries": [
+                    {
+                        "ranks": 2,
+                        "values": {"one_shot_max": 4096},
+                        "costs": [
+                            {
+                                "operation": "all_reduce",
+                                "algorithm": "one_shot",
+                                "fixed_us": 77,
+                                "us_per_mib": 0,
+                            }
+                        ],
+                    }
+                ],
+            },
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "tuning.json"
+            path.write_text(json.dumps(table))
+            host = ("all_reduce", "--ranks", 2, "--wait", "spin", "--bytes", "8K")
+            told = self.explained(*host, ZBCCL_TUNING_FILE=str(path))
+            self.assertEqual(told["algorithm"], "one_shot")
+            self.assertIn(str(path), told["thresholds_from"])
+            cuda = ("all_reduce", "--device", "cuda", "--ranks", 4)
+            told = self.explained(*cuda, "--bytes", "4K", ZBCCL_TUNING_FILE=str(path))
+            self.assertEqual(told["candidates"][0]["predicted_us"], 77)
+            told = self.explained(*cuda, "--bytes", "8K", ZBCCL_TUNING_FILE=str(path))
+            self.assertEqual(told["algorithm"], "two_shot")
+            path.write_text(json.dumps(table | {"machine": "another"}))
+            told = self.explained(*cuda, "--bytes", "8K", ZBCCL_TUNING_FILE=str(path))
+            self.assertEqual(told["algorithm"], "one_shot")
+            self.assertIn("another machine", told["thresholds_from"])
+
+    def test_arguments(self):
+        for arguments in (
+            [],
+            ["send"],
+            ["all_reduce", "--ranks", 1],
+            ["all_reduce", "--ranks", 17, "--device", "cuda"],
+            ["all_reduce", "--device", "gpu"],
+            ["all_reduce", "--bytes", "much"],
+            ["all_reduce", "-d", "complex"],
+            ["all_reduce_rms_norm", "-d", "f32"],
+            ["all_reduce", "--max-blocks", 8],
+            ["all_reduce", "--wait", "spin", "--device", "cuda"],
+        ):
+            done = zbccl("explain", *arguments)
+            self.assertEqual(done.returncode, 2, arguments)
+            self.assertNotEqual(done.stderr, "", arguments)
+        done = zbccl("explain", "all_reduce", "--device", "cuda", ZBCCL_DEVICE_TUNING="one_shot=1")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("ZBCCL_DEVICE_TUNING", done.stderr)
+
+
 class Topo(unittest.TestCase):
     def test_json(self):
         machine = json.loads(zbccl("topo", "show", "--json").stdout)
@@ -107,7 +253,9 @@ class Topo(unittest.TestCase):
             self.assertEqual(list(table), ["version", "machine", "entries"])
             self.assertEqual([entry["ranks"] for entry in table["entries"]], [2, 3])
             for entry in table["entries"]:
-                self.assertEqual(list(entry), ["ranks", "wait", "one_shot_max", "stream_min"])
+                self.assertEqual(
+                    list(entry), ["ranks", "wait", "one_shot_max", "stream_min", "cost"]
+                )
                 self.assertIn(entry["wait"], ("spin", "sleep"))
             shown = zbccl("topo", "show", ZBCCL_TUNING_FILE=str(path)).stdout
             self.assertIn("from 3 ranks", shown)
@@ -181,7 +329,7 @@ class CommandLine(unittest.TestCase):
     def test_help_names_every_subcommand(self):
         done = zbccl("--help")
         self.assertEqual(done.returncode, 0)
-        for name in ("perf", "moe", "run", "doctor", "env", "topo", "version"):
+        for name in ("perf", "moe", "run", "explain", "doctor", "env", "topo", "version"):
             self.assertRegex(done.stdout, rf"(?m)^  {name} ")
             self.assertEqual(zbccl(name, "--help").returncode, 0)
 

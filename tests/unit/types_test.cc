@@ -42,6 +42,11 @@ TEST(TypesTest, names_parse_back) {
     const auto op = static_cast<RedOp>(i);
     EXPECT_EQ(parse_op(op_name(op)), op);
   }
+  for (int i = 0; i < kNumOperations; ++i) {
+    const auto operation = static_cast<Operation>(i);
+    EXPECT_EQ(parse_operation(operation_name(operation)), operation);
+  }
+  EXPECT_EQ(parse_operation("all_reduced"), std::nullopt);
   for (const char* wrong : {"", "F32", "float", "f3", "f322", " f32"}) {
     EXPECT_EQ(parse_type(wrong), std::nullopt) << wrong;
   }

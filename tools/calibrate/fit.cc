@@ -81,6 +81,31 @@ Threshold fit_threshold(const Curve& first, const Curve& second, const std::stri
                       a[best].us, b[best].us, size_text(a[best].bytes))};
 }
 
+plan::HostCost fit_host_cost(const Curve& copy, double meeting_us) {
+  constexpr double kMiB = 1 << 20;
+  constexpr size_t kCached = 256 << 10;  // in the cache of every core that is worth the name
+  plan::HostCost cost;
+  cost.meeting_us = meeting_us;
+  const auto& points = copy.points();
+  if (points.size() < 2) return cost;
+  // A copy reads its bytes and writes as many.
+  const auto touched = [&](const Point& point) {
+    return 2 * static_cast<double>(point.bytes) / kMiB;
+  };
+  const Point& first = points.front();
+  const Point& last = points.back();
+  const Point& before = points[points.size() - 2];
+  cost.call_us = first.us;
+  cost.memory_us_per_mib = std::max((last.us - before.us) / (touched(last) - touched(before)), 0.0);
+  const double cached = copy.at(kCached) / touched({kCached, 0});
+  cost.cached_us_per_mib = std::min(cached, cost.memory_us_per_mib);
+  const double gained = cost.memory_us_per_mib * touched(last) - last.us;
+  if (cost.memory_us_per_mib > cost.cached_us_per_mib) {
+    cost.cached_mib = std::max(gained / (cost.memory_us_per_mib - cost.cached_us_per_mib), 0.0);
+  }
+  return cost;
+}
+
 std::string choose_wait(double spinning_us, double sleeping_us, int ranks, int cores) {
   constexpr double kClearly = 1.2;
   if (ranks <= cores) return sleeping_us * kClearly < spinning_us ? "sleep" : "spin";

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "plan/cost.h"
+
 namespace zbccl::tools {
 
 struct Point {
@@ -42,6 +44,9 @@ struct Threshold {
 // measuring twice differs by, or the first one is kept.
 Threshold fit_threshold(const Curve& first, const Curve& second, const std::string& first_name,
                         const std::string& second_name, double margin);
+
+// How long bytes take that every rank copies at once, and a meeting.
+plan::HostCost fit_host_cost(const Curve& copy, double meeting_us);
 
 // "spin" or "sleep" from the times of one meeting: spinning where every rank has a core and
 // sleeping elsewhere, unless the other one is clearly faster.

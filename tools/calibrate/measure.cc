@@ -37,15 +37,18 @@ enum class Wait { kDecide, kSpin, kSleep };
 // A communicator in which the plan is forced to one side of each threshold. A new one and not a
 // part of `parent`, whose tuning parts would share. Every rank sets the same; the library takes
 // rank 0's.
-Communicator forced(Communicator* parent, Wait wait, const TuningEntry& entry,
+Communicator forced(Communicator* parent, Wait wait, const plan::Fit& fit,
                     const std::string& folder) {
   const std::string path = folder + "/forced.json";
   // An entry counts for ranks that wait in its way; this one for both.
-  TuningEntry sleeping = entry;
-  sleeping.wait = "sleep";
-  write_tuning(path, {topology::machine_key(), {entry, sleeping}});
+  plan::Fit sleeping = fit;
+  sleeping.sleeps = 1;
+  plan::TuningTable table;
+  table.machine = topology::machine_key();
+  table.host = {{fit, {}}, {sleeping, {}}};
+  write_tuning(path, table);
   setenv("ZBCCL_TUNING_FILE", path.c_str(), 1);
-  setenv("ZBCCL_ONE_SHOT_MAX", fmt::format("{}", entry.one_shot_max).c_str(), 1);
+  setenv("ZBCCL_ONE_SHOT_MAX", fmt::format("{}", fit.one_shot_max).c_str(), 1);
   zbcclConfig_t config = ZBCCL_CONFIG_INITIALIZER;
   config.host_wait = static_cast<int32_t>(wait);
   if (parent == nullptr) return Communicator::from_environment(&config);
@@ -58,8 +61,8 @@ Communicator forced(Communicator* parent, Wait wait, const TuningEntry& entry,
   return Communicator::from_id(parent->size(), parent->rank(), id, &config);
 }
 
-TuningEntry entry_of(uint64_t one_shot_max, uint64_t stream_min) {
-  return {1, "spin", one_shot_max, stream_min};
+plan::Fit fit_of(uint64_t one_shot_max, uint64_t stream_min) {
+  return {1, 0, one_shot_max, stream_min};
 }
 
 // One way to do something at one size.
@@ -213,8 +216,8 @@ void check_algorithm(Communicator& comm, const Memory& memory, size_t bytes, con
 }  // namespace
 
 Measured measure_rank(const MeasureOptions& options, const std::string& folder) {
-  Communicator spinning = forced(nullptr, Wait::kSpin, entry_of(1, kNever), folder);
-  Communicator sleeping = forced(&spinning, Wait::kSleep, entry_of(1, kNever), folder);
+  Communicator spinning = forced(nullptr, Wait::kSpin, fit_of(1, kNever), folder);
+  Communicator sleeping = forced(&spinning, Wait::kSleep, fit_of(1, kNever), folder);
   Measured result;
   result.ranks = spinning.size();
   const int cores = static_cast<int>(topology::usable_cpus().size());
@@ -233,9 +236,9 @@ Measured measure_rank(const MeasureOptions& options, const std::string& folder) 
   const Wait wait = result.wait == "sleep" ? Wait::kSleep : Wait::kSpin;
   // From here on all ranks wait as the library makes them.
   Communicator& base = wait == Wait::kSleep ? sleeping : spinning;
-  Communicator one = forced(&base, wait, entry_of(kLargestOneShot, kNever), folder);
-  Communicator two = forced(&base, wait, entry_of(1, kNever), folder);
-  Communicator past = forced(&base, wait, entry_of(1, 1), folder);
+  Communicator one = forced(&base, wait, fit_of(kLargestOneShot, kNever), folder);
+  Communicator two = forced(&base, wait, fit_of(1, kNever), folder);
+  Communicator past = forced(&base, wait, fit_of(1, 1), folder);
   bind_to_core(base);  // the library has seen by now where it may run
   // Two buffers of this size for each rank.
   const size_t largest = (result.ranks > kManyRanks ? 16 : 64) * kMega;

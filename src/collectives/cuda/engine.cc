@@ -24,6 +24,22 @@ uint64_t landing_share(int device) {
   return plan::kLeastLanding;
 }
 
+// What was found on this machine's GPUs, where it was of the model that the ranks have.
+Status tune(const plan::TuningTable& table, int device, int nranks, plan::DeviceTuning* tuning) {
+  const plan::DeviceEntry* const entry = plan::device_entry(table, nranks);
+  if (entry == nullptr) return {};
+  cudaDeviceProp properties = {};
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, device),
+                             "asking for a GPU's model");
+  if (const Status same = plan::check_gpu(table, properties.name); !same.ok()) {
+    log::warn(log::Subsys::kInit, "the tuning file: {}; run zbccl topo calibrate --device cuda",
+              same.message());
+    return {};
+  }
+  plan::apply(*entry, tuning);
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::create(transport::Team& team,
@@ -42,6 +58,7 @@ Result<std::unique_ptr<Engine>> Engine::create(transport::Team& team,
     int32_t max_blocks = 0;
   };
   Settings mine = {engine->tuning_, options.max_blocks};
+  ZBCCL_RETURN_IF_ERROR(tune(options.tuning, options.device, team.size(), &mine.tuning));
   const std::string changes = env::get_string("ZBCCL_DEVICE_TUNING");
   if (!plan::override_tuning(changes, &mine.tuning)) {
     log::warn(log::Subsys::kEnv, "ZBCCL_DEVICE_TUNING is not understood and left out: {}", changes);
