@@ -21,9 +21,18 @@
  *    output is written; the communicator stays usable. On the ranks whose own arguments are right
  *    it is zbcclInvalidUsage and names the rank that is wrong. Only a handle that is NULL or
  *    destroyed is this rank's alone to hear of.
- *  - Memory from zbcclMemAlloc is read by peers in place. Other memory is read by cross-memory
- *    attach where the system allows it, else inputs are staged and counted. Peers never write to
- *    this rank's memory: outputs may lie anywhere.
+ *  - Host memory from zbcclMemAlloc is read by peers in place. Other host memory is read by
+ *    cross-memory attach where the system allows it, else inputs are staged and counted. Peers
+ *    never write to this rank's host memory: outputs may lie anywhere.
+ *  - Device memory: a handle is on the communicator's GPU if the arrays of its Route are there, or
+ *    if the rank gives none and `call.stream` is set (cudaStreamLegacy means the default stream).
+ *    All arrays of its calls then lie there, rows at multiples of 16 bytes. Calls are enqueued on
+ *    `call.stream` and return. Peers write to outputs, and read `y`, up to the end of the call on
+ *    the stream; memory that they cannot reach is staged and counted. Wrong arguments are an error
+ *    of this rank alone, and nothing is enqueued; calls that differ between ranks end the use of
+ *    device memory, as with every operation. What needs to know how many rows come (GetInfo,
+ *    Dispatch, Combine) waits for a Route without a capacity, once. With a capacity nothing waits
+ *    and everything can be captured in a graph, whose handles live as long as the graph is used.
  *  - Nothing depends on timing: every row's place and every bit of the results follow from the
  *    inputs alone (docs/numerics.md).
  */
@@ -107,7 +116,9 @@ typedef struct {
                         never written, and skipped by Combine; nothing else fails. */
   int32_t* recv_counts; /* out, may be NULL: [L] expert_counts of zbcclMoeInfo_t, in memory of the
                            kind that topk_idx is in */
-  int64_t* recv_status; /* out, may be NULL: {num_rows, needed_capacity, overflow}, as there */
+  int64_t* recv_status; /* out, may be NULL: {num_rows, needed_capacity, overflow}, as there; on the
+                           device overflow is -1 where an index was wrong: no row goes anywhere then,
+                           and GetInfo has the error */
 } zbcclMoeRouting_t;
 
 /* clang-format off */
@@ -169,7 +180,9 @@ typedef struct {
    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL}
 /* clang-format on */
 
-/* zbcclInvalidUsage while an asynchronous Route has not completed, or if it failed. Any thread. */
+/* zbcclInvalidUsage while an asynchronous Route has not completed, or if it failed. Any thread. On
+ * the device it waits for the Route; with a capacity, for all that the communicator has enqueued,
+ * and gives the counts of the Route's last run, which the arrays keep until the next GetInfo. */
 ZBCCL_API zbcclResult_t zbcclMoeHandleGetInfo(zbcclMoeHandle_t handle, zbcclMoeInfo_t* info);
 
 /* ---- dispatch and combine ---- */
@@ -179,7 +192,8 @@ ZBCCL_API zbcclResult_t zbcclMoeHandleGetInfo(zbcclMoeHandle_t handle, zbcclMoeI
  * struct points at belongs to the call, other calls may be made, and several calls may be under
  * way; they are received in the order in which they were sent. On host memory the library's thread
  * does the work in between; `work` goes with both phases at once only. The receive phase returns
- * what went wrong. */
+ * what went wrong. On the device no block of a kernel runs in between: a Dispatch sends its rows in
+ * the send phase, and a Combine does everything in the receive phase. */
 typedef enum {
   zbcclMoeBothPhases = 0,
   zbcclMoeSendPhase = 1,

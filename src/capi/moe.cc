@@ -3,6 +3,7 @@
 
 #include <zbccl/moe.h>
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 
@@ -10,6 +11,7 @@
 #include "capi/group.h"
 #include "capi/guard.h"
 #include "capi/handles.h"
+#include "memory/device_memory.h"
 #include "moe/handle.h"
 
 namespace zbccl::capi {
@@ -18,7 +20,7 @@ namespace {
 // A send phase whose receive phase has not been called.
 struct Begun {
   Operation operation;
-  std::shared_ptr<comm::Work> work;
+  std::shared_ptr<comm::Work> work;  // null on the device
 };
 
 struct MoeObject {
@@ -113,7 +115,17 @@ Status make(zbcclComm_t comm, comm::Task task, const zbcclCall_t* call) {
   return {};
 }
 
-Status receive(capi::HandleObject& object, Operation operation) {
+// Whether a call is on memory of the communicator's GPU. A rank without arrays says so by a stream.
+bool is_on_device(zbcclComm_t comm, const comm::Task& task, const zbcclCall_t* call) {
+  if (comm->object->device() < 0) return false;
+  if (call != nullptr && call->stream != nullptr) return true;
+  return std::any_of(task.memory.begin(), task.memory.end(),
+                     [](const void* array) { return memory::device_of(array) >= 0; });
+}
+
+// The work of the call whose receive phase is next; null on the device.
+Status take_begun(capi::HandleObject& object, Operation operation,
+                  std::shared_ptr<comm::Work>* work) {
   if (object.begun.empty() || object.begun.front().operation != operation) {
     return error(Code::kInvalidUsage, "{}: the receive phase of {} on this handle",
                  operation_name(operation),
@@ -121,9 +133,9 @@ Status receive(capi::HandleObject& object, Operation operation) {
                      ? "a call whose send phase was not made"
                      : "one call comes before that of another, which was sent earlier");
   }
-  const std::shared_ptr<comm::Work> work = object.begun.front().work;
+  *work = object.begun.front().work;
   object.begun.pop_front();
-  return work->wait(Milliseconds(0));
+  return {};
 }
 
 // A dispatch or combine, whole or one phase of it.
@@ -138,10 +150,15 @@ Status make_phase(zbcclMoeHandle_t handle, int32_t phase, comm::Task task,
         "{}: `work` goes with both phases at once; a send phase returns at once without it",
         operation_name(task.operation));
   }
-  if (phase == zbcclMoeReceivePhase) return receive(object, task.operation);
   const Operation operation = task.operation;
+  const bool on_device = task.on_device;
   std::shared_ptr<comm::Work> work;
-  ZBCCL_RETURN_IF_ERROR(start(comm, std::move(task), call, &work));
+  if (phase == zbcclMoeReceivePhase) {
+    ZBCCL_RETURN_IF_ERROR(take_begun(object, operation, &work));
+    // On the device the phase is something to enqueue.
+    return on_device ? start(comm, std::move(task), call, nullptr) : work->wait(Milliseconds(0));
+  }
+  ZBCCL_RETURN_IF_ERROR(start(comm, std::move(task), call, on_device ? nullptr : &work));
   object.begun.push_back({operation, std::move(work)});
   return {};
 }
@@ -193,6 +210,8 @@ Status route(zbcclMoe_t moe, const zbcclMoeRouting_t* routing, zbcclMoeHandle_t*
                timeout = timeout_of(call)](collectives::Context& context) {
     return engine->route(context, copy, *made, *local, timeout);
   };
+  task.on_device = is_on_device(moe->object->comm, task, call);
+  if (task.on_device) made->set_on_device();
   ZBCCL_RETURN_IF_ERROR(make(moe->object->comm, std::move(task), call));
   if (handle == nullptr) return local;
   auto object = std::make_shared<capi::HandleObject>();
@@ -213,6 +232,7 @@ Status dispatch(zbcclMoeHandle_t handle, const zbcclMoeDispatch_t* given, const 
   const std::shared_ptr<moe::Handle> routed = handle->object->handle;
   comm::Task task;
   task.operation = Operation::kMoeDispatch;
+  task.on_device = routed->on_device();
   task.memory = {copy.x,
                  copy.x_scales,
                  copy.recv_x,
@@ -239,6 +259,7 @@ Status combine(zbcclMoeHandle_t handle, const zbcclMoeCombine_t* given, const zb
   const std::shared_ptr<moe::Handle> routed = handle->object->handle;
   comm::Task task;
   task.operation = Operation::kMoeCombine;
+  task.on_device = routed->on_device();
   task.memory = {copy.y,
                  copy.topk_weights,
                  copy.bias[0],
@@ -319,7 +340,11 @@ zbcclResult_t zbcclMoeHandleGetInfo(zbcclMoeHandle_t handle, zbcclMoeInfo_t* inf
     ZBCCL_RETURN_IF_ERROR(check_handle(handle));
     ZBCCL_RETURN_IF_ERROR(check_pointer(info, "info"));
     ZBCCL_RETURN_IF_ERROR(capi::check_size(info->size, sizeof *info, "zbcclMoeInfo_t"));
-    const moe::Handle& routed = *handle->object->handle;
+    moe::Handle& routed = *handle->object->handle;
+    if (routed.on_device()) {
+      ZBCCL_RETURN_IF_ERROR(check_moe_handle(handle));
+      ZBCCL_RETURN_IF_ERROR(routed.settle());
+    }
     ZBCCL_RETURN_IF_ERROR(routed.check_ready());
     routed.fill(info);
     return {};

@@ -103,9 +103,14 @@ Status check(const Collective& call, int rank, int nranks);
 inline constexpr size_t kMostBuffers = 8;
 std::array<const void*, kMostBuffers> buffers_of(const Collective& call);
 
+class DeviceEngine;
+
 struct Context {
   transport::Team& team;
   const plan::Tuning& tuning;
+  // What the communicator does on its GPU, if it has one, and how a call on it is enqueued.
+  DeviceEngine* device = nullptr;
+  Launch launch;
   plan::Algorithm algorithm = plan::Algorithm::kNone;
   bool staged = false;   // out: a buffer of this rank had to be staged
   uint64_t payload = 0;  // out: bytes, for the counters

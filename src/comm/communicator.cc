@@ -84,7 +84,7 @@ void Communicator::account_failure(const Status& status) {
 }
 
 template <typename Body>
-Status Communicator::operate(Body&& body) {
+Status Communicator::operate(const collectives::Launch& launch, Body&& body) {
   if (running_.load(std::memory_order_relaxed)) {
     return error(
         Code::kInvalidUsage,
@@ -93,7 +93,7 @@ Status Communicator::operate(Body&& body) {
         name_);
   }
   running_.store(true, std::memory_order_relaxed);
-  collectives::Context context{*team_, tuning_};
+  collectives::Context context{*team_, tuning_, engine_.get(), launch};
   Status status = body(context);
   running_.store(false, std::memory_order_relaxed);
   if (!status.ok()) [[unlikely]] {
@@ -109,13 +109,13 @@ Status Communicator::operate(Body&& body) {
 }
 
 Status Communicator::execute(const collectives::Collective& call) {
-  return operate([&](collectives::Context& context) {
+  return operate(call.launch, [&](collectives::Context& context) {
     context.payload = collectives::payload_bytes(call, rank());
     return collectives::run(context, call);
   });
 }
 
-Status Communicator::execute(const Task& task) { return operate(task.body); }
+Status Communicator::execute(const Task& task) { return operate(task.launch, task.body); }
 
 Status Communicator::check(const collectives::Collective& call) const {
   ZBCCL_RETURN_IF_ERROR(check_process());
@@ -146,6 +146,7 @@ Status Communicator::run(const collectives::Collective& call, std::shared_ptr<Wo
 
 Status Communicator::run(Task task, std::shared_ptr<Work>* work) {
   ZBCCL_RETURN_IF_ERROR(check_process());
+  if (task.on_device) return run_on_device(task, work);
   ZBCCL_RETURN_IF_ERROR(check_streamless(task.launch));
   if (work == nullptr && !queued()) return execute(task);
   const std::vector<const void*> memory = task.memory;

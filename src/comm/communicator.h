@@ -64,6 +64,7 @@ struct Task {
   std::function<Status(collectives::Context& context)> body;
   std::vector<const void*> memory;  // leased while an asynchronous call uses it
   collectives::Launch launch;
+  bool on_device = false;  // the body enqueues on the stream and returns
 };
 
 class Communicator {
@@ -109,7 +110,7 @@ class Communicator {
   Status execute(const Task& task);
   // Runs `body`, which gets the context, as the one operation of this communicator.
   template <typename Body>
-  Status operate(Body&& body);
+  Status operate(const collectives::Launch& launch, Body&& body);
   // Runs `execute_it` on the lane, with leases of `memory`.
   Status post(std::function<Status()> execute_it, std::span<const void* const> memory,
               std::shared_ptr<Work>* work);
@@ -117,6 +118,7 @@ class Communicator {
   // Calls on device memory.
   bool on_device(const collectives::Collective& call) const;
   Status run_on_device(const collectives::Collective& call, std::shared_ptr<Work>* work);
+  Status run_on_device(const Task& task, std::shared_ptr<Work>* work);
   Status transfer_on_device(std::span<const TransferCall> calls, std::shared_ptr<Work>* work);
   Status check_device() const;
   static Status check_streamless(const collectives::Launch& launch);

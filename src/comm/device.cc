@@ -51,6 +51,12 @@ Status Communicator::run_on_device(const collectives::Collective& call,
   return complete_on_device(call.launch, work);
 }
 
+Status Communicator::run_on_device(const Task& task, std::shared_ptr<Work>* work) {
+  ZBCCL_RETURN_IF_ERROR(check_device());
+  ZBCCL_RETURN_IF_ERROR(execute(task));
+  return complete_on_device(task.launch, work);
+}
+
 Status Communicator::transfer_on_device(std::span<const TransferCall> calls,
                                         std::shared_ptr<Work>* work) {
   ZBCCL_RETURN_IF_ERROR(check_device());

@@ -14,12 +14,7 @@ enum Ref { kY, kTopkWeights };
 constexpr int64_t kGiven = 1;  // flags of kWeights
 constexpr int64_t kWanted = 2;
 
-constexpr int64_t kMostHidden = int64_t{1} << 30;
 constexpr size_t kFetchBytes = size_t{512} << 10;  // of rows that plain loads do not reach
-
-size_t extent(int64_t count, size_t stride, size_t bytes) {
-  return count == 0 ? 0 : static_cast<size_t>(count - 1) * stride + bytes;
-}
 
 }  // namespace
 
@@ -32,71 +27,8 @@ Combiner::Combiner(collectives::Context& context, const zbcclMoeCombine_t& call,
       by_expert_(handle.by_expert()),
       topk_(static_cast<size_t>(std::max(handle.routing.num_topk, 1))) {}
 
-Status Combiner::check() {
-  ZBCCL_RETURN_IF_ERROR(handle_.check_ready());
-  if (call_.type != zbcclFloat32 && call_.type != zbcclFloat16 && call_.type != zbcclBfloat16) {
-    return error(Code::kInvalidArgument,
-                 "rows of type {} cannot be added up; give f32, f16 or bf16", call_.type);
-  }
-  if (call_.hidden < 1 || call_.hidden > kMostHidden) {
-    return error(Code::kInvalidArgument, "hidden is {}, expected 1 to {}", call_.hidden,
-                 kMostHidden);
-  }
-  const size_t element = type_size(static_cast<DataType>(call_.type));
-  row_bytes_ = static_cast<size_t>(call_.hidden) * element;
-  if (row_bytes_ % 16 != 0) {
-    return error(Code::kInvalidArgument,
-                 "rows of hidden {} x {} have {} bytes, expected a multiple of 16", call_.hidden,
-                 type_name(static_cast<DataType>(call_.type)), row_bytes_);
-  }
-  for (const int64_t stride : {call_.y_stride, call_.out_stride}) {
-    if (stride != 0 && stride < call_.hidden) {
-      return error(Code::kInvalidArgument, "a stride of {} is less than hidden, {}", stride,
-                   call_.hidden);
-    }
-  }
-  stride_ = call_.y_stride == 0 ? row_bytes_ : static_cast<size_t>(call_.y_stride) * element;
-  out_stride_ =
-      call_.out_stride == 0 ? row_bytes_ : static_cast<size_t>(call_.out_stride) * element;
-  if (handle_.used_rows() > 0 && call_.y == nullptr) {
-    return error(Code::kInvalidArgument, "`y` is a null pointer");
-  }
-  if (handle_.routing.num_tokens > 0 && call_.out == nullptr) {
-    return error(Code::kInvalidArgument, "`out` is a null pointer");
-  }
-  if (!by_expert_ && (call_.topk_weights != nullptr || call_.pre_reduce != 0)) {
-    return error(Code::kInvalidArgument,
-                 "topk_weights and pre_reduce belong to the expert layouts; a row of "
-                 "zbcclMoeRankMajor is the sum over its rank's experts");
-  }
-  if (by_expert_ &&
-      (call_.recv_topk_weights != nullptr || call_.combined_topk_weights != nullptr)) {
-    return error(Code::kInvalidArgument,
-                 "recv_topk_weights and combined_topk_weights belong to zbcclMoeRankMajor");
-  }
-  return check_ranges();
-}
-
-Status Combiner::check_ranges() const {
-  const int64_t tokens = handle_.routing.num_tokens;
-  const size_t slot_bytes = topk_ * sizeof(float);
-  const size_t bias_bytes = static_cast<size_t>(tokens) * row_bytes_;
-  Ranges ranges;
-  ranges.input(call_.y, extent(handle_.used_rows(), stride_, row_bytes_), 1, "y");
-  ranges.input(call_.topk_weights, static_cast<size_t>(tokens) * slot_bytes, sizeof(float),
-               "topk_weights");
-  ranges.input(call_.bias[0], bias_bytes, 1, "bias[0]");
-  ranges.input(call_.bias[1], bias_bytes, 1, "bias[1]");
-  ranges.input(call_.recv_topk_weights, static_cast<size_t>(handle_.used_rows()) * slot_bytes,
-               sizeof(float), "recv_topk_weights");
-  ranges.output(call_.out, extent(tokens, out_stride_, row_bytes_), 1, "out");
-  ranges.output(call_.combined_topk_weights, static_cast<size_t>(tokens) * slot_bytes,
-                sizeof(float), "combined_topk_weights");
-  return ranges.check();
-}
-
 Status Combiner::open() {
-  const size_t y_bytes = extent(handle_.used_rows(), stride_, row_bytes_);
+  const size_t y_bytes = rows_extent(handle_.used_rows(), shape_.stride, shape_.row_bytes);
   ZBCCL_RETURN_IF_ERROR(y_.open_input(team_, call_.y, y_bytes));
   const size_t weight_bytes =
       call_.recv_topk_weights == nullptr
@@ -115,7 +47,7 @@ Status Combiner::show(const Status& local, Milliseconds timeout) {
   slot.terms[1] = call_.type;
   slot.terms[2] = call_.hidden;
   slot.terms[3] = call_.pre_reduce != 0 ? 1 : 0;
-  slot.own[kStride] = static_cast<int64_t>(stride_);
+  slot.own[kStride] = static_cast<int64_t>(shape_.stride);
   slot.own[kRows] = handle_.used_rows();
   slot.own[kWeights] = (call_.recv_topk_weights != nullptr ? kGiven : 0) |
                        (call_.combined_topk_weights != nullptr ? kWanted : 0);
@@ -145,7 +77,11 @@ Status Combiner::check_weights() const {
 Status Combiner::run(const Status& local, Milliseconds timeout) {
   context_.algorithm = plan::Algorithm::kDirect;
   Status status = local;
-  if (status.ok()) status = check();
+  if (status.ok()) {
+    const auto checked = check_combine(call_, handle_, kHostMemory);
+    status = checked.status();
+    if (status.ok()) shape_ = *checked;
+  }
   if (status.ok()) status = open();
   ZBCCL_RETURN_IF_ERROR(show(status, timeout));
   ZBCCL_RETURN_IF_ERROR(check_weights());
@@ -154,13 +90,13 @@ Status Combiner::run(const Status& local, Milliseconds timeout) {
   const size_t most_rows = by_expert_ ? topk_ : handle_.stops_each;
   // Tokens whose rows fit into the scratch memory together, should they have to be fetched.
   const auto batch = static_cast<int64_t>(
-      std::max<size_t>(kFetchBytes / (std::max<size_t>(most_rows, 1) * row_bytes_), 1));
+      std::max<size_t>(kFetchBytes / (std::max<size_t>(most_rows, 1) * shape_.row_bytes), 1));
   for (int64_t first = 0; first < tokens; first += batch) {
     if (status = add_tokens(first, std::min(first + batch, tokens)); !status.ok()) {
       return team_.give_up(status);
     }
   }
-  context_.payload = static_cast<uint64_t>(tokens) * row_bytes_;
+  context_.payload = static_cast<uint64_t>(tokens) * shape_.row_bytes;
   return team_.sync();  // nobody returns, and changes its y, before all have read it
 }
 
@@ -236,9 +172,9 @@ Status Combiner::place_rows() {
       rows_[i] = peer.y + offset;
       continue;
     }
-    if (scratch == nullptr) scratch = team_.scratch(terms_.size() * row_bytes_);
-    std::byte* const to = scratch + fetched++ * row_bytes_;
-    peer.pieces.push_back({to, offset, row_bytes_});
+    if (scratch == nullptr) scratch = team_.scratch(terms_.size() * shape_.row_bytes);
+    std::byte* const to = scratch + fetched++ * shape_.row_bytes;
+    peer.pieces.push_back({to, offset, shape_.row_bytes});
     rows_[i] = to;
   }
   if (fetched == 0) return {};
@@ -259,9 +195,9 @@ void Combiner::sum(const void* const* rows, const float* weights, size_t count,
   what.num_src = count;
   for (size_t b = 0; b < 2; ++b) {
     if (call_.bias[b] == nullptr) continue;
-    what.bias[b] = static_cast<const std::byte*>(call_.bias[b]) + t * row_bytes_;
+    what.bias[b] = static_cast<const std::byte*>(call_.bias[b]) + t * shape_.row_bytes;
   }
-  what.out = static_cast<std::byte*>(call_.out) + t * out_stride_;
+  what.out = static_cast<std::byte*>(call_.out) + t * shape_.out_stride;
   what.count = static_cast<size_t>(call_.hidden);
   what.type = static_cast<DataType>(call_.type);
   kernels::sum_rows(what);
@@ -284,7 +220,7 @@ void Combiner::add_by_rank(int64_t token, size_t first_term, size_t end_term) {
   for (size_t i = first_term; i < end_term; ++i) ranks.push_back(terms_[i].rank);
   std::sort(ranks.begin(), ranks.end());
   ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
-  partial_sums_.resize(std::max(partial_sums_.size(), ranks.size() * row_bytes_));
+  partial_sums_.resize(std::max(partial_sums_.size(), ranks.size() * shape_.row_bytes));
   std::vector<const void*> partial;
   for (const int32_t rank : ranks) {
     group_rows_.clear();
@@ -300,7 +236,7 @@ void Combiner::add_by_rank(int64_t token, size_t first_term, size_t end_term) {
     what.src = group_rows_.data();
     what.weights = call_.topk_weights != nullptr ? group_weights_.data() : nullptr;
     what.num_src = group_rows_.size();
-    what.out = partial_sums_.data() + partial.size() * row_bytes_;
+    what.out = partial_sums_.data() + partial.size() * shape_.row_bytes;
     what.count = static_cast<size_t>(call_.hidden);
     what.type = static_cast<DataType>(call_.type);
     kernels::sum_rows(what);
@@ -326,7 +262,12 @@ void Combiner::add_weights(int64_t token, size_t first_term, size_t end_term) {
 
 Status Moe::combine(collectives::Context& context, const zbcclMoeCombine_t& call, Handle& handle,
                     const Status& local, Milliseconds timeout) {
-  const Status status = Combiner(context, call, handle).run(local, timeout);
+  Status status = local;
+  if (!handle.on_device()) {
+    status = Combiner(context, call, handle).run(local, timeout);
+  } else if (status.ok()) {
+    status = device_->combine(context, call, handle, timeout);
+  }
   if (status.ok()) combines_.fetch_add(1, std::memory_order_relaxed);
   return status;
 }

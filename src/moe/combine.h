@@ -8,6 +8,7 @@
 
 #include "moe/handle.h"
 #include "moe/peer_array.h"
+#include "moe/shapes.h"
 
 namespace zbccl::moe {
 
@@ -32,8 +33,6 @@ class Combiner {
     std::vector<memory::AttachedPiece> pieces;
   };
 
-  Status check();
-  Status check_ranges() const;
   Status open();
   Status show(const Status& local, Milliseconds timeout);
   Status check_weights() const;
@@ -53,9 +52,7 @@ class Combiner {
   Board& board_;
   const bool by_expert_;
   const size_t topk_;
-  size_t row_bytes_ = 0;
-  size_t stride_ = 0;      // of y, bytes
-  size_t out_stride_ = 0;  // bytes
+  CombineShape shape_;
   transport::LocalBuffer y_;
   transport::LocalBuffer weights_;
   std::vector<Peer> peers_;

@@ -47,9 +47,10 @@ Dispatcher::Dispatcher(collectives::Context& context, const zbcclMoeDispatch_t& 
 
 Status Dispatcher::open() {
   const auto tokens = static_cast<size_t>(handle_.routing.num_tokens);
-  const size_t x_bytes = tokens == 0 ? 0 : (tokens - 1) * stride_ + row_bytes_;
+  const size_t x_bytes = tokens == 0 ? 0 : (tokens - 1) * shape_.stride + shape_.row_bytes;
   ZBCCL_RETURN_IF_ERROR(x_.open_input(team_, call_.x, x_bytes));
-  const size_t scale_bytes = static_cast<size_t>(in_scales_.extent(handle_.routing.num_tokens)) * 4;
+  const size_t scale_bytes =
+      static_cast<size_t>(shape_.in_scales.extent(handle_.routing.num_tokens)) * 4;
   ZBCCL_RETURN_IF_ERROR(scales_.open_input(team_, call_.x_scales, scale_bytes));
   const size_t weight_bytes = call_.topk_weights == nullptr ? 0 : tokens * topk_ * sizeof(float);
   ZBCCL_RETURN_IF_ERROR(weights_.open_input(team_, call_.topk_weights, weight_bytes));
@@ -67,9 +68,9 @@ Status Dispatcher::show(const Status& local, Milliseconds timeout) {
   slot.terms[2] = call_.quant;
   slot.terms[3] = call_.hidden;
   slot.terms[4] = call_.num_scales;
-  slot.own[kStride] = static_cast<int64_t>(stride_);
-  slot.own[kScaleStride0] = in_scales_.row;
-  slot.own[kScaleStride1] = in_scales_.scale;
+  slot.own[kStride] = static_cast<int64_t>(shape_.stride);
+  slot.own[kScaleStride0] = shape_.in_scales.row;
+  slot.own[kScaleStride1] = shape_.in_scales.scale;
   slot.own[kTokens] = handle_.routing.num_tokens;
   slot.own[kListAt] = reinterpret_cast<const std::byte*>(handle_.list.data()) - handle_.block.data;
   const bool wanted = call_.recv_topk_weights != nullptr || call_.recv_row_weights != nullptr;
@@ -105,11 +106,15 @@ Status Dispatcher::check_weights() const {
 Status Dispatcher::run(const Status& local, Milliseconds timeout) {
   context_.algorithm = plan::Algorithm::kDirect;
   Status status = local;
-  if (status.ok()) status = check();
+  if (status.ok()) {
+    const auto checked = check_dispatch(call_, handle_, kHostMemory);
+    status = checked.status();
+    if (status.ok()) shape_ = *checked;
+  }
   if (status.ok()) status = open();
   ZBCCL_RETURN_IF_ERROR(show(status, timeout));
   ZBCCL_RETURN_IF_ERROR(check_weights());
-  const auto written = static_cast<size_t>(handle_.written_rows) * recv_row_bytes_;
+  const auto written = static_cast<size_t>(handle_.written_rows) * shape_.recv_row_bytes;
   streams_ = written >= context_.tuning.stream_min;
   context_.payload = written;
   for (int step = 1; step <= team_.size(); ++step) {
@@ -165,7 +170,7 @@ Status Dispatcher::receive(int rank) {
         } else {
           list_moves(section);
         }
-        if (!quantizes_ && out_scales_.per_row > 0) copy_scales(source, section);
+        if (!quantizes_ && shape_.out_scales.per_row > 0) copy_scales(source, section);
         write_notes(source, section);
         return {};
       }));
@@ -176,7 +181,7 @@ Status Dispatcher::receive(int rank) {
 }
 
 void Dispatcher::copy_rows(const Source& source, const Handle::Section& section) {
-  const bool joins = source.stride == row_bytes_ && recv_stride_ == row_bytes_;
+  const bool joins = source.stride == shape_.row_bytes && shape_.recv_stride == shape_.row_bytes;
   for (int64_t i = 0; i < section.count;) {
     const uint32_t token = token_of(section.items[i]);
     int64_t run = 1;  // rows that lie one behind the other here and there
@@ -184,7 +189,7 @@ void Dispatcher::copy_rows(const Source& source, const Handle::Section& section)
       ++run;
     }
     kernels::copy(recv_row(section.row + i), source.x + token * source.stride,
-                  static_cast<size_t>(run) * row_bytes_, streams_);
+                  static_cast<size_t>(run) * shape_.row_bytes, streams_);
     i += run;
   }
 }
@@ -211,35 +216,35 @@ Status Dispatcher::make_moves(Source& source) {
 Status Dispatcher::fetch_rows(Source& source) {
   pieces_.clear();
   for (const Move& move : moves_) {
-    pieces_.push_back({recv_row(move.row), move.token * source.stride, row_bytes_});
+    pieces_.push_back({recv_row(move.row), move.token * source.stride, shape_.row_bytes});
   }
   return source.remote.read_pieces(pieces_);
 }
 
 Status Dispatcher::fetch_and_quantize(Source& source) {
-  const size_t batch = std::max<size_t>(kFetchBytes / row_bytes_, 1);
-  std::byte* const scratch = team_.scratch(batch * row_bytes_);
+  const size_t batch = std::max<size_t>(kFetchBytes / shape_.row_bytes, 1);
+  std::byte* const scratch = team_.scratch(batch * shape_.row_bytes);
   for (size_t first = 0; first < moves_.size(); first += batch) {
     const auto some = std::span(moves_).subspan(first, std::min(batch, moves_.size() - first));
     pieces_.clear();
     for (const Move& move : some) {
-      pieces_.push_back(
-          {scratch + pieces_.size() * row_bytes_, move.token * source.stride, row_bytes_});
+      pieces_.push_back({scratch + pieces_.size() * shape_.row_bytes, move.token * source.stride,
+                         shape_.row_bytes});
     }
     ZBCCL_RETURN_IF_ERROR(source.remote.read_pieces(pieces_));
-    for (size_t i = 0; i < some.size(); ++i) quantize(scratch + i * row_bytes_, some[i].row);
+    for (size_t i = 0; i < some.size(); ++i) quantize(scratch + i * shape_.row_bytes, some[i].row);
   }
   return {};
 }
 
 void Dispatcher::repeat_rows() {
   for (const Repeat& repeat : repeats_) {
-    kernels::copy(recv_row(repeat.row), recv_row(repeat.from), recv_row_bytes_, streams_);
+    kernels::copy(recv_row(repeat.row), recv_row(repeat.from), shape_.recv_row_bytes, streams_);
     if (!quantizes_) continue;
     const uint32_t* const from = recv_scales(repeat.from);
     uint32_t* const to = recv_scales(repeat.row);
-    for (int64_t i = 0; i < out_scales_.per_row; ++i) {
-      to[i * out_scales_.scale] = from[i * out_scales_.scale];
+    for (int64_t i = 0; i < shape_.out_scales.per_row; ++i) {
+      to[i * shape_.out_scales.scale] = from[i * shape_.out_scales.scale];
     }
   }
 }
@@ -259,7 +264,7 @@ void Dispatcher::quantize(const std::byte* row, int64_t to) {
   what.codes = recv_row(to);
   what.scales = row_scales_.data();
   kernels::quantize_row(what);
-  const auto scales = static_cast<size_t>(out_scales_.per_row);
+  const auto scales = static_cast<size_t>(shape_.out_scales.per_row);
   packed_scales_.assign(scales, 0);
   if (packed) {
     for (size_t g = 0; g < groups; ++g) {
@@ -274,17 +279,17 @@ void Dispatcher::quantize(const std::byte* row, int64_t to) {
 }
 
 void Dispatcher::copy_scales(const Source& source, const Handle::Section& section) {
-  const bool contiguous = source.scales.scale == 1 && out_scales_.scale == 1;
+  const bool contiguous = source.scales.scale == 1 && shape_.out_scales.scale == 1;
   for (int64_t i = 0; i < section.count; ++i) {
     const uint32_t* const from =
         source.scale_array.as<uint32_t>() + source.scales.offset(token_of(section.items[i]));
     uint32_t* const to = recv_scales(section.row + i);
     if (contiguous) {
-      std::memcpy(to, from, static_cast<size_t>(out_scales_.per_row) * sizeof *to);
+      std::memcpy(to, from, static_cast<size_t>(shape_.out_scales.per_row) * sizeof *to);
       continue;
     }
-    for (int64_t s = 0; s < out_scales_.per_row; ++s) {
-      to[s * out_scales_.scale] = from[s * source.scales.scale];
+    for (int64_t s = 0; s < shape_.out_scales.per_row; ++s) {
+      to[s * shape_.out_scales.scale] = from[s * source.scales.scale];
     }
   }
 }
@@ -353,16 +358,21 @@ void Dispatcher::fill_gap(int64_t begin, int64_t end) {
       std::fill_n(call_.recv_topk_weights + slot, topk_, 0.0F);
     }
     if (call_.zero_padding == 0) continue;
-    std::memset(recv_row(row), 0, recv_row_bytes_);
-    if (out_scales_.per_row == 0) continue;
-    packed_scales_.assign(static_cast<size_t>(out_scales_.per_row), 0);
+    std::memset(recv_row(row), 0, shape_.recv_row_bytes);
+    if (shape_.out_scales.per_row == 0) continue;
+    packed_scales_.assign(static_cast<size_t>(shape_.out_scales.per_row), 0);
     write_scales(row, packed_scales_.data());
   }
 }
 
 Status Moe::dispatch(collectives::Context& context, const zbcclMoeDispatch_t& call, Handle& handle,
                      const Status& local, Milliseconds timeout) {
-  const Status status = Dispatcher(context, call, handle).run(local, timeout);
+  Status status = local;
+  if (!handle.on_device()) {
+    status = Dispatcher(context, call, handle).run(local, timeout);
+  } else if (status.ok()) {
+    status = device_->dispatch(context, call, handle, timeout);
+  }
   if (status.ok()) dispatches_.fetch_add(1, std::memory_order_relaxed);
   return status;
 }

@@ -9,7 +9,7 @@
 
 #include "moe/handle.h"
 #include "moe/peer_array.h"
-#include "moe/scales.h"
+#include "moe/shapes.h"
 
 namespace zbccl::moe {
 
@@ -29,9 +29,6 @@ class Dispatcher {
     int64_t row;
   };
 
-  Status check();
-  Status check_scales() const;
-  Status check_ranges() const;
   Status open();
   Status show(const Status& local, Milliseconds timeout);
   Status check_weights() const;
@@ -53,14 +50,15 @@ class Dispatcher {
   // The token of an item of a list.
   uint32_t token_of(uint32_t item) const { return by_expert_ ? item / topk_ : item; }
   std::byte* recv_row(int64_t row) const {
-    return static_cast<std::byte*>(call_.recv_x) + static_cast<size_t>(row) * recv_stride_;
+    return static_cast<std::byte*>(call_.recv_x) + static_cast<size_t>(row) * shape_.recv_stride;
   }
   uint32_t* recv_scales(int64_t row) const {
-    return static_cast<uint32_t*>(call_.recv_scales) + out_scales_.offset(row);
+    return static_cast<uint32_t*>(call_.recv_scales) + shape_.out_scales.offset(row);
   }
   void write_scales(int64_t row, const uint32_t* values) const {
     uint32_t* const to = recv_scales(row);
-    for (int64_t i = 0; i < out_scales_.per_row; ++i) to[i * out_scales_.scale] = values[i];
+    for (int64_t i = 0; i < shape_.out_scales.per_row; ++i)
+      to[i * shape_.out_scales.scale] = values[i];
   }
 
   collectives::Context& context_;
@@ -71,12 +69,7 @@ class Dispatcher {
   const bool by_expert_;
   const uint32_t topk_;
   const bool quantizes_;
-  size_t row_bytes_ = 0;       // of x
-  size_t stride_ = 0;          // of x, bytes
-  size_t recv_row_bytes_ = 0;  // of recv_x
-  size_t recv_stride_ = 0;     // of recv_x, bytes
-  ScaleMatrix in_scales_;
-  ScaleMatrix out_scales_;
+  DispatchShape shape_;
   bool streams_ = false;  // the output is larger than what caches keep
   transport::LocalBuffer x_;
   transport::LocalBuffer scales_;

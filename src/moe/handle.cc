@@ -17,6 +17,29 @@ Status Handle::check_ready() const {
                         : "the handle's Route failed; make a new handle");
 }
 
+void Handle::count_rows() {
+  const ExpertMap& map = moe->map();
+  const auto ranks = static_cast<size_t>(map.num_ranks());
+  const auto all = static_cast<size_t>(map.num_experts());
+  const std::span<const int32_t> mine = map.experts_of(moe->rank());
+  expert_counts.assign(mine.size(), 0);
+  if (by_expert()) source_counts.assign(mine.size() * ranks, 0);
+  written_rows = places.num_rows;
+  int64_t kept_rows = 0;
+  for (size_t e = 0; e < mine.size(); ++e) {
+    for (size_t s = 0; s < ranks; ++s) {
+      int64_t count = table.counts[s * all + static_cast<size_t>(mine[e])];
+      if (by_expert()) {
+        count = rows_kept(places.begins[e * ranks + s], count, places.limits[e]);
+        source_counts[e * ranks + s] = static_cast<int32_t>(count);
+      }
+      expert_counts[e] += static_cast<int32_t>(count);
+      kept_rows += count;
+    }
+  }
+  if (layout() == Layout::kExpertMasked) written_rows = kept_rows;
+}
+
 void Handle::fill(zbcclMoeInfo_t* info) const {
   const ExpertMap& map = moe->map();
   const std::span<const int32_t> mine = map.experts_of(moe->rank());

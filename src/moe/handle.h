@@ -15,6 +15,17 @@
 
 namespace zbccl::moe {
 
+class Handle;
+
+// What a handle of device memory adds to the host's: tables on the GPU, whose counts the host gets
+// to know later.
+class DeviceTables {
+ public:
+  virtual ~DeviceTables() = default;
+  // Returns once `handle` has its counts; an error where the route was wrong. Any thread.
+  virtual Status settle(Handle& handle) = 0;
+};
+
 class Handle {
  public:
   explicit Handle(std::shared_ptr<Moe> moe);
@@ -22,6 +33,11 @@ class Handle {
   Handle(const Handle&) = delete;
   Handle& operator=(const Handle&) = delete;
 
+  bool on_device() const { return on_device_; }
+  // Before Moe::route: the routing's arrays are memory of the communicator's GPU.
+  void set_on_device() { on_device_ = true; }
+  // On the device: waits until the counts are known here.
+  Status settle() { return device == nullptr ? Status() : device->settle(*this); }
   // kInvalidUsage before Moe::route has filled it in, or where that failed.
   Status check_ready() const;
   void fill(zbcclMoeInfo_t* info) const;
@@ -30,7 +46,9 @@ class Handle {
   bool by_expert() const { return layout() != Layout::kRankMajor; }
   // Rows of a dispatch's outputs, and of a combine's input, that are used at all.
   int64_t used_rows() const {
-    return layout() == Layout::kExpertMasked ? places.allocated_rows : places.num_rows;
+    // With a capacity on the device how many rows there are is not known here.
+    const bool all = layout() == Layout::kExpertMasked || (on_device_ && routing.capacity > 0);
+    return all ? places.allocated_rows : places.num_rows;
   }
 
   // Rows that come from one source one after the other.
@@ -43,8 +61,11 @@ class Handle {
   // Those of `source`, whose list is at `items`. `use` returns a Status.
   template <typename Use>
   Status for_each_section(int source, const uint32_t* items, Use&& use) const;
+  // written_rows, expert_counts and source_counts, from the table and the places.
+  void count_rows();
 
   std::shared_ptr<Moe> moe;
+  std::unique_ptr<DeviceTables> device;
   std::atomic<int> state{0};  // 1: ready, 2: failed
   int64_t number = 0;
   zbcclMoeRouting_t routing = ZBCCL_MOE_ROUTING_INITIALIZER;  // its pointers are not used any more
@@ -72,6 +93,9 @@ class Handle {
   std::vector<int32_t> expert_counts;
   std::vector<int32_t> source_counts;
   int64_t counted_bytes = 0;  // metadata, as told to `moe`
+
+ private:
+  bool on_device_ = false;
 };
 
 template <typename Use>

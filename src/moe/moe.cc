@@ -34,6 +34,15 @@ Result<std::shared_ptr<Moe>> Moe::create(collectives::Context& context,
   }
   const std::span<const int32_t> ranks = moe->map_.ranks();
   ZBCCL_RETURN_IF_ERROR(moe->board_.make(team, ranks.size()));
+  if (status.ok() && context.device != nullptr) {
+    auto half = make_device_half(context, *moe);
+    status = half.status();
+    if (status.ok()) moe->device_ = std::move(*half);
+  }
+  if (moe->device_ != nullptr) {
+    moe->board_.next(team).own[0] = moe->device_->board().high;
+    moe->board_.next(team).own[1] = moe->device_->board().low;
+  }
   moe->board_.next(team).terms[0] = static_cast<int64_t>(ranks.size());
   std::copy(ranks.begin(), ranks.end(), moe->board_.next_counts(team).begin());
   ZBCCL_RETURN_IF_ERROR(
@@ -50,6 +59,15 @@ Result<std::shared_ptr<Moe>> Moe::create(collectives::Context& context,
     }
   }
   moe->number_ = static_cast<int32_t>(team.sequence());
+  if (moe->device_ == nullptr) return moe;
+  std::vector<DeviceHalf::Board> boards;
+  for (int r = 0; r < team.size(); ++r) {
+    const Slot& shown = moe->board_.shown(team, r);
+    boards.push_back({static_cast<uint32_t>(shown.own[0]), static_cast<uint32_t>(shown.own[1])});
+  }
+  if (const Status connected = moe->device_->connect(boards); !connected.ok()) {
+    return team.give_up(connected);
+  }
   return moe;
 }
 
@@ -64,6 +82,8 @@ Status Moe::set_mask(int rank, bool masked) {
   return {};
 }
 
+int Moe::device() const { return device_ != nullptr ? device_->device() : kHostMemory; }
+
 void Moe::fill(zbcclMoeReport_t* report) const {
   const auto get = [](const auto& value) {
     return static_cast<uint64_t>(value.load(std::memory_order_relaxed));
@@ -72,6 +92,10 @@ void Moe::fill(zbcclMoeReport_t* report) const {
   report->metadata_bytes = board_.bytes() + get(handle_bytes_);
   report->held_bytes = report->metadata_bytes;
   for (const Block& block : spare_) report->held_bytes += block.bytes;
+  if (device_ != nullptr) {
+    report->metadata_bytes += device_->metadata_bytes();
+    report->held_bytes += device_->held_bytes();
+  }
   report->staged_bytes = get(staged_);
   report->routes = get(routes_);
   report->dispatches = get(dispatches_);
@@ -110,21 +134,28 @@ void Moe::count_handle(int64_t handles, int64_t metadata_bytes) {
   handle_bytes_.fetch_add(metadata_bytes, std::memory_order_relaxed);
 }
 
-Status check_array(const void* address, size_t element, const char* name) {
+Status check_array(const void* address, size_t element, const char* name, int device) {
   if (address == nullptr) return {};
   if (reinterpret_cast<uintptr_t>(address) % element != 0) {
     return error(Code::kInvalidArgument, "`{}` at {} is not aligned to its elements of {} bytes",
                  name, address, element);
   }
-  if (memory::device_of(address) < 0) return {};
-  return error(Code::kUnsupported,
-               "`{}` is memory of a CUDA device; dispatch and combine serve host memory", name);
+  const int there = memory::device_of(address);
+  if (there == device) return {};
+  const auto place = [](int where) {
+    return where < 0 ? std::string("host memory") : format("memory of CUDA device {}", where);
+  };
+  return error(
+      Code::kInvalidArgument,
+      "`{}` is {}, and the call is on {}: all arrays of a handle lie where the indices lay "
+      "that it was routed with",
+      name, place(there), place(device));
 }
 
-Status Ranges::check() const {
+Status Ranges::check(int device) const {
   for (const Range& range : ranges_) {
     ZBCCL_RETURN_IF_ERROR(
-        check_array(reinterpret_cast<const void*>(range.begin), range.element, range.name));
+        check_array(reinterpret_cast<const void*>(range.begin), range.element, range.name, device));
   }
   for (size_t i = 0; i < ranges_.size(); ++i) {
     const Range& a = ranges_[i];

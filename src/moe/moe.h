@@ -19,6 +19,7 @@
 #include "base/status.h"
 #include "collectives/collective.h"
 #include "moe/board.h"
+#include "moe/device.h"
 #include "moe/experts.h"
 
 namespace zbccl::moe {
@@ -45,6 +46,8 @@ class Moe : public std::enable_shared_from_this<Moe> {
   const ExpertMap& map() const { return map_; }
   int rank() const { return rank_; }
   Board& board() { return board_; }
+  // The GPU that calls on device memory are on, or kHostMemory.
+  int device() const;
   int32_t number() const { return number_; }
 
   Status set_mask(int rank, bool masked);
@@ -70,6 +73,7 @@ class Moe : public std::enable_shared_from_this<Moe> {
   int rank_ = 0;
   int32_t number_ = 0;
   Board board_;
+  std::unique_ptr<DeviceHalf> device_;
   std::vector<uint8_t> masked_;
   int64_t routed_ = 0;  // numbers the handles, alike on every rank
 
@@ -84,10 +88,12 @@ class Moe : public std::enable_shared_from_this<Moe> {
   std::vector<Block> spare_;
 };
 
-// Memory of a CUDA device is not served here, and an array lies at a multiple of its `element`.
-Status check_array(const void* address, size_t element, const char* name);
+// Where arrays are: the ordinal of their GPU, or this.
+inline constexpr int kHostMemory = -1;
+// An array of `device` lies at a multiple of its `element`; null is accepted.
+Status check_array(const void* address, size_t element, const char* name, int device);
 
-// A call's ranges of host memory, which must not share a byte with an output.
+// A call's ranges of memory of one kind, which must not share a byte with an output.
 class Ranges {
  public:
   // `element`: 1 for rows and indices, which may lie anywhere.
@@ -97,7 +103,7 @@ class Ranges {
   void output(const void* address, size_t bytes, size_t element, const char* name) {
     add({reinterpret_cast<uintptr_t>(address), bytes, element, name, true});
   }
-  Status check() const;
+  Status check(int device) const;
 
  private:
   struct Range {

@@ -3,7 +3,9 @@
 #include <cstring>
 #include <limits>
 
+#include "moe/device.h"
 #include "moe/handle.h"
+#include "moe/shapes.h"
 #include "moe/topk.h"
 
 namespace zbccl::moe {
@@ -11,7 +13,8 @@ namespace {
 
 constexpr size_t kListAlignment = 128;
 
-Status check(const zbcclMoeRouting_t& routing, size_t local_experts) {
+// `device`: as check_dispatch().
+Status check(const zbcclMoeRouting_t& routing, size_t local_experts, int device) {
   if (routing.idx_type != zbcclInt32 && routing.idx_type != zbcclInt64) {
     return error(Code::kInvalidArgument, "idx_type is {}, expected zbcclInt32 or zbcclInt64",
                  routing.idx_type);
@@ -42,9 +45,9 @@ Status check(const zbcclMoeRouting_t& routing, size_t local_experts) {
   if (routing.topk_idx == nullptr && routing.num_tokens > 0) {
     return error(Code::kInvalidArgument, "`topk_idx` is a null pointer");
   }
-  ZBCCL_RETURN_IF_ERROR(check_array(routing.topk_idx, 1, "topk_idx"));
-  ZBCCL_RETURN_IF_ERROR(check_array(routing.recv_counts, sizeof(int32_t), "recv_counts"));
-  return check_array(routing.recv_status, sizeof(int64_t), "recv_status");
+  ZBCCL_RETURN_IF_ERROR(check_array(routing.topk_idx, 1, "topk_idx", device));
+  ZBCCL_RETURN_IF_ERROR(check_array(routing.recv_counts, sizeof(int32_t), "recv_counts", device));
+  return check_array(routing.recv_status, sizeof(int64_t), "recv_status", device);
 }
 
 // This rank's own tokens: what its board shows, and the handle's tables for the peers.
@@ -175,29 +178,6 @@ Status compute_places(const Board& board, const transport::Team& team, Handle& h
   return {};
 }
 
-void count_rows(Handle& handle) {
-  const ExpertMap& map = handle.moe->map();
-  const auto ranks = static_cast<size_t>(map.num_ranks());
-  const auto all = static_cast<size_t>(map.num_experts());
-  const std::span<const int32_t> mine = map.experts_of(handle.moe->rank());
-  handle.expert_counts.assign(mine.size(), 0);
-  if (handle.by_expert()) handle.source_counts.assign(mine.size() * ranks, 0);
-  handle.written_rows = handle.places.num_rows;
-  int64_t kept_rows = 0;
-  for (size_t e = 0; e < mine.size(); ++e) {
-    for (size_t s = 0; s < ranks; ++s) {
-      int64_t count = handle.table.counts[s * all + static_cast<size_t>(mine[e])];
-      if (handle.by_expert()) {
-        count = rows_kept(handle.places.begins[e * ranks + s], count, handle.places.limits[e]);
-        handle.source_counts[e * ranks + s] = static_cast<int32_t>(count);
-      }
-      handle.expert_counts[e] += static_cast<int32_t>(count);
-      kept_rows += count;
-    }
-  }
-  if (handle.layout() == Layout::kExpertMasked) handle.written_rows = kept_rows;
-}
-
 template <typename T>
 int64_t bytes_of(const std::vector<T>& values) {
   return static_cast<int64_t>(values.capacity() * sizeof(T));
@@ -231,10 +211,25 @@ Status Moe::route(collectives::Context& context, const zbcclMoeRouting_t& routin
   context.algorithm = plan::Algorithm::kDirect;
   handle.number = ++routed_;
   handle.routing = routing;
+  if (handle.on_device()) {
+    Status status = local;
+    if (status.ok() && device_ == nullptr) {
+      status = error(Code::kUnsupported, "{} experts are more than device memory is served for",
+                     map_.num_experts());
+    }
+    if (status.ok()) status = check(routing, map_.experts_of(rank_).size(), device());
+    if (status.ok()) status = device_->route(context, routing, handle, timeout);
+    if (status.ok()) {
+      routes_.fetch_add(1, std::memory_order_relaxed);
+    } else {
+      handle.state.store(2, std::memory_order_release);
+    }
+    return status;
+  }
   const auto run = [&]() -> Status {
     Slot& slot = board_.next(team);
     Status status = local;
-    if (status.ok()) status = check(routing, map_.experts_of(rank_).size());
+    if (status.ok()) status = check(routing, map_.experts_of(rank_).size(), kHostMemory);
     if (status.ok()) {
       status = read_tokens(routing, map_, board_.next_counts(team), board_.next_rank_counts(team),
                            handle);
@@ -253,7 +248,7 @@ Status Moe::route(collectives::Context& context, const zbcclMoeRouting_t& routin
   };
   const Status status = run();
   if (status.ok()) {
-    count_rows(handle);
+    handle.count_rows();
     count_metadata(handle);
     write_results(routing, handle);
     routes_.fetch_add(1, std::memory_order_relaxed);

@@ -29,29 +29,46 @@ std::vector<std::byte> array_of(const MoeCase& what, Stream which, int rank, int
   return data;
 }
 
-enum class Holds { kRows, kElements };  // rows and indices may lie anywhere
+using Holds = MoeBed::Holds;
 
-Guarded memory(const MoeCase& what, size_t bytes, Holds holds = Holds::kElements) {
-  return what.foreign ? Guarded::plain(bytes, holds == Holds::kRows ? 3 : 8) : registered(bytes);
+class HostArray final : public MoeBed::Array {
+ public:
+  explicit HostArray(Guarded block) : block_(std::move(block)) {}
+  std::byte* data() const override { return block_.data(); }
+  size_t size() const override { return block_.size(); }
+  void set(const std::byte* data, size_t bytes) override {
+    if (bytes > 0) std::memcpy(block_.data(), data, bytes);
+  }
+  std::vector<std::byte> get() const override {
+    return {block_.data(), block_.data() + block_.size()};
+  }
+  std::string damage() const override { return block_.damage(); }
+
+ private:
+  Guarded block_;
+};
+
+MoeArray memory(MoeBed& bed, const MoeCase& what, size_t bytes, Holds holds = Holds::kElements) {
+  return bed.make(what, bytes, holds);
 }
 
-Guarded memory_of(const MoeCase& what, const std::vector<std::byte>& data, size_t bytes,
-                  Holds holds = Holds::kElements) {
-  Guarded made = memory(what, bytes, holds);
-  if (bytes > 0) std::memcpy(made.data(), data.data(), bytes);
+MoeArray memory_of(MoeBed& bed, const MoeCase& what, const std::vector<std::byte>& data,
+                   size_t bytes, Holds holds = Holds::kElements) {
+  MoeArray made = bed.make(what, bytes, holds);
+  made->set(data.data(), bytes);
   return made;
 }
 
 int64_t stride_of(const MoeCase& what) { return what.strided ? what.hidden + 16 : what.hidden; }
 
-// `expected` begins as what the block was poisoned with.
-std::vector<std::byte> poisoned_copy(const Guarded& block) {
-  return {block.data(), block.data() + block.size()};
-}
+// `expected` begins as what the array was poisoned with.
+std::vector<std::byte> poisoned_copy(const MoeArray& array) { return array->get(); }
 
-void expect_same(const std::vector<std::byte>& expected, const Guarded& block, const char* name) {
-  EXPECT_EQ("", block.damage()) << name;
-  const auto at = std::mismatch(expected.begin(), expected.end(), block.data()).first;
+void expect_same(const std::vector<std::byte>& expected, const MoeArray& array, const char* name) {
+  const std::vector<std::byte> got = array->get();
+  EXPECT_EQ("", array->damage()) << name;
+  ASSERT_EQ(expected.size(), got.size()) << name;
+  const auto at = std::mismatch(expected.begin(), expected.end(), got.begin()).first;
   EXPECT_EQ(expected.end(), at) << name << " differs from byte " << at - expected.begin() << " of "
                                 << expected.size();
 }
@@ -90,6 +107,12 @@ ScalePlaces scale_places(const MoeCase& what, int64_t rows) {
 }
 
 }  // namespace
+
+MoeArray MoeBed::make(const MoeCase& what, size_t bytes, Holds holds) {
+  Guarded block =
+      what.foreign ? Guarded::plain(bytes, holds == Holds::kRows ? 3 : 8) : registered(bytes);
+  return std::make_unique<HostArray>(std::move(block));
+}
 
 std::string MoeCase::describe() const {
   std::string text = "layout " + std::to_string(layout) + " experts " + std::to_string(experts) +
@@ -160,37 +183,41 @@ Moe make_moe(Communicator& comm, const MoeCase& what, const MoeWorld& world) {
   return {comm, what.experts};
 }
 
-MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank,
-                std::vector<std::byte>& indices) {
+MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank, MoeArray& indices,
+                MoeBed& bed) {
   const auto& mine = world.topk_idx[static_cast<size_t>(rank)];
-  indices.assign(mine.size() * 8 + 8, std::byte{});
+  const size_t index = what.idx_type == zbcclInt64 ? 8 : 4;
+  std::vector<std::byte> numbers(mine.size() * index);
   for (size_t i = 0; i < mine.size(); ++i) {
     if (what.idx_type == zbcclInt64) {
-      put(indices, static_cast<int64_t>(i), mine[i]);
+      put(numbers, static_cast<int64_t>(i), mine[i]);
     } else {
-      put(indices, static_cast<int64_t>(i), static_cast<int32_t>(mine[i]));
+      put(numbers, static_cast<int64_t>(i), static_cast<int32_t>(mine[i]));
     }
   }
+  indices = memory_of(bed, what, numbers, numbers.size());
+  const size_t experts = world.experts_of(rank).size();
+  const MoeArray counts = memory(bed, what, experts * sizeof(int32_t));
+  const MoeArray status = memory(bed, what, 3 * sizeof(int64_t));
   zbcclMoeRouting_t routing = moe_routing();
-  routing.topk_idx = mine.empty() ? nullptr : indices.data();
+  routing.topk_idx = mine.empty() ? nullptr : indices->data();
   routing.num_tokens = world.tokens(rank);
   routing.num_topk = what.topk;
   routing.idx_type = what.idx_type;
   routing.layout = what.layout;
   routing.alignment = what.alignment;
   routing.capacity = world.capacity[static_cast<size_t>(rank)];
-  const auto mine_experts = world.experts_of(rank);
-  std::vector<int32_t> counts(mine_experts.size() + 1, -7);
-  int64_t status[3] = {};
-  routing.recv_counts = counts.data();
-  routing.recv_status = status;
-  MoeHandle handle = moe.route(routing);
+  routing.recv_counts = reinterpret_cast<int32_t*>(counts->data());
+  routing.recv_status = reinterpret_cast<int64_t*>(status->data());
+  MoeHandle handle = moe.route(routing, bed.call());
   const zbcclMoeInfo_t info = handle.info();
-  EXPECT_EQ(info.num_rows, status[0]);
-  EXPECT_EQ(info.needed_capacity, status[1]);
-  EXPECT_EQ(info.overflow, status[2]);
-  EXPECT_EQ(-7, counts.back());
-  for (size_t e = 0; e < mine_experts.size(); ++e) EXPECT_EQ(info.expert_counts[e], counts[e]);
+  const int64_t want_status[3] = {info.num_rows, info.needed_capacity, info.overflow};
+  std::vector<std::byte> want(sizeof want_status);
+  std::memcpy(want.data(), want_status, sizeof want_status);
+  expect_same(want, status, "recv_status");
+  want.resize(experts * sizeof(int32_t));
+  if (experts > 0) std::memcpy(want.data(), info.expert_counts, want.size());
+  expect_same(want, counts, "recv_counts");
   return handle;
 }
 
@@ -227,7 +254,8 @@ void expect_info(const MoeHandle& handle, const MoeWorld& world, int rank) {
   }
 }
 
-void run_dispatch(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, int rank) {
+void run_dispatch(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, int rank,
+                  MoeBed& bed) {
   const MoeRows expected = reference_rows(world, rank);
   const auto rows = static_cast<int64_t>(expected.rows.size());
   const int64_t tokens = world.tokens(rank);
@@ -240,49 +268,49 @@ void run_dispatch(MoeHandle& handle, const MoeCase& what, const MoeWorld& world,
   const ScalePlaces places = scale_places(what, rows);
   const auto index = static_cast<size_t>(what.idx_type == zbcclInt64 ? 8 : 4);
 
-  const Guarded x = memory_of(what, array_of(what, kX, rank, tokens * stride, what.type),
-                              static_cast<size_t>(tokens * stride) * element, Holds::kRows);
-  const Guarded scales =
-      memory_of(what, array_of(what, kScales, rank, tokens * what.scales, zbcclFloat32),
+  const MoeArray x = memory_of(bed, what, array_of(what, kX, rank, tokens * stride, what.type),
+                               static_cast<size_t>(tokens * stride) * element, Holds::kRows);
+  const MoeArray scales =
+      memory_of(bed, what, array_of(what, kScales, rank, tokens * what.scales, zbcclFloat32),
                 static_cast<size_t>(tokens * what.scales) * 4);
-  const Guarded weights =
-      memory_of(what, array_of(what, kWeights, rank, tokens * what.topk, zbcclFloat32),
+  const MoeArray weights =
+      memory_of(bed, what, array_of(what, kWeights, rank, tokens * what.topk, zbcclFloat32),
                 static_cast<size_t>(tokens * what.topk) * 4);
-  const Guarded recv_x =
-      memory(what, static_cast<size_t>(rows * stride) * out_element, Holds::kRows);
-  const Guarded recv_scales = memory(what, static_cast<size_t>(rows * per_row) * 4);
-  const Guarded recv_idx =
-      memory(what, static_cast<size_t>(rows * what.topk) * index, Holds::kRows);
-  const Guarded recv_weights = memory(what, static_cast<size_t>(rows * what.topk) * 4);
-  const Guarded row_weights = memory(what, static_cast<size_t>(rows) * 4);
-  const Guarded src = memory(what, static_cast<size_t>(rows) * 4);
+  const MoeArray recv_x =
+      memory(bed, what, static_cast<size_t>(rows * stride) * out_element, Holds::kRows);
+  const MoeArray recv_scales = memory(bed, what, static_cast<size_t>(rows * per_row) * 4);
+  const MoeArray recv_idx =
+      memory(bed, what, static_cast<size_t>(rows * what.topk) * index, Holds::kRows);
+  const MoeArray recv_weights = memory(bed, what, static_cast<size_t>(rows * what.topk) * 4);
+  const MoeArray row_weights = memory(bed, what, static_cast<size_t>(rows) * 4);
+  const MoeArray src = memory(bed, what, static_cast<size_t>(rows) * 4);
 
   zbcclMoeDispatch_t args = moe_dispatch();
   args.type = what.type;
   args.quant = what.quant;
   args.zero_padding = what.zero_padding ? 1 : 0;
   args.hidden = what.hidden;
-  args.x = tokens > 0 ? x.data() : nullptr;
+  args.x = tokens > 0 ? x->data() : nullptr;
   args.x_stride = what.strided ? stride : 0;
   args.num_scales = what.scales;
-  args.x_scales = what.scales > 0 && tokens > 0 ? scales.data() : nullptr;
+  args.x_scales = what.scales > 0 && tokens > 0 ? scales->data() : nullptr;
   if (what.transposed && what.scales > 0) {
     args.x_scale_strides[0] = 1;
     args.x_scale_strides[1] = std::max<int64_t>(tokens, 1);
   }
-  args.recv_x = recv_x.data();
+  args.recv_x = recv_x->data();
   args.recv_rows = rows;
   args.recv_x_stride = what.strided ? stride : 0;
-  args.recv_scales = per_row > 0 ? recv_scales.data() : nullptr;
+  args.recv_scales = per_row > 0 ? recv_scales->data() : nullptr;
   if (what.transposed) std::copy_n(places.strides, 3, args.recv_scale_strides);
-  args.topk_weights = what.weighted ? reinterpret_cast<const float*>(weights.data()) : nullptr;
+  args.topk_weights = what.weighted ? reinterpret_cast<const float*>(weights->data()) : nullptr;
   if (by_expert) {
-    if (what.weighted) args.recv_row_weights = reinterpret_cast<float*>(row_weights.data());
+    if (what.weighted) args.recv_row_weights = reinterpret_cast<float*>(row_weights->data());
   } else {
-    args.recv_topk_idx = recv_idx.data();
-    if (what.weighted) args.recv_topk_weights = reinterpret_cast<float*>(recv_weights.data());
+    args.recv_topk_idx = recv_idx->data();
+    if (what.weighted) args.recv_topk_weights = reinterpret_cast<float*>(recv_weights->data());
   }
-  args.recv_src_idx = reinterpret_cast<int32_t*>(src.data());
+  args.recv_src_idx = reinterpret_cast<int32_t*>(src->data());
 
   auto want_x = poisoned_copy(recv_x);
   auto want_scales = poisoned_copy(recv_scales);
@@ -356,10 +384,10 @@ void run_dispatch(MoeHandle& handle, const MoeCase& what, const MoeWorld& world,
 
   if (what.phases) {
     args.phase = zbcclMoeSendPhase;
-    handle.dispatch(args);
+    handle.dispatch(args, bed.call());
     args.phase = zbcclMoeReceivePhase;
   }
-  handle.dispatch(args);
+  handle.dispatch(args, bed.call());
   expect_same(want_x, recv_x, "recv_x");
   expect_same(want_scales, recv_scales, "recv_scales");
   expect_same(want_idx, recv_idx, "recv_topk_idx");
@@ -368,7 +396,8 @@ void run_dispatch(MoeHandle& handle, const MoeCase& what, const MoeWorld& world,
   expect_same(want_src, src, "recv_src_idx");
 }
 
-void run_combine(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, int rank) {
+void run_combine(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, int rank,
+                 MoeBed& bed) {
   const int type = what.combine_type;
   const size_t element = element_size(static_cast<zbcclDataType_t>(type));
   const bool by_expert = what.layout != zbcclMoeRankMajor;
@@ -385,32 +414,40 @@ void run_combine(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, 
   }
   const auto mine = static_cast<size_t>(rank);
   const auto own_rows = static_cast<int64_t>(rows[mine].rows.size());
-  const Guarded own_y =
-      memory_of(what, y[mine], static_cast<size_t>(own_rows * stride) * element, Holds::kRows);
-  const Guarded own_weights =
-      memory_of(what, row_weights[mine], static_cast<size_t>(own_rows * what.topk) * 4);
+  const MoeArray own_y =
+      memory_of(bed, what, y[mine], static_cast<size_t>(own_rows * stride) * element, Holds::kRows);
+  const MoeArray own_weights =
+      memory_of(bed, what, row_weights[mine], static_cast<size_t>(own_rows * what.topk) * 4);
   const auto weights = array_of(what, kWeights, rank, tokens * what.topk, zbcclFloat32);
   const auto bias0 = array_of(what, kBias0, rank, tokens * what.hidden, type);
   const auto bias1 = array_of(what, kBias1, rank, tokens * what.hidden, type);
-  const Guarded out = memory(what, static_cast<size_t>(tokens * stride) * element, Holds::kRows);
-  const Guarded sums = memory(what, static_cast<size_t>(tokens * what.topk) * 4);
+  const MoeArray given_weights =
+      memory_of(bed, what, weights, static_cast<size_t>(tokens * what.topk) * 4);
+  const size_t bias_bytes = static_cast<size_t>(tokens * what.hidden) * element;
+  const MoeArray given_bias0 = memory_of(bed, what, bias0, bias_bytes, Holds::kRows);
+  const MoeArray given_bias1 = memory_of(bed, what, bias1, bias_bytes, Holds::kRows);
+  const MoeArray out =
+      memory(bed, what, static_cast<size_t>(tokens * stride) * element, Holds::kRows);
+  const MoeArray sums = memory(bed, what, static_cast<size_t>(tokens * what.topk) * 4);
 
   zbcclMoeCombine_t args = moe_combine();
   args.type = type;
   args.hidden = what.hidden;
-  args.y = own_y.data();
+  args.y = own_y->data();
   args.y_stride = what.strided ? stride : 0;
-  args.out = out.data();
+  args.out = out->data();
   args.out_stride = what.strided ? stride : 0;
-  if (what.biases > 0) args.bias[0] = bias0.data();
-  if (what.biases > 1) args.bias[1] = bias1.data();
+  if (what.biases > 0) args.bias[0] = given_bias0->data();
+  if (what.biases > 1) args.bias[1] = given_bias1->data();
   const auto* const own = reinterpret_cast<const float*>(weights.data());
   if (by_expert) {
     args.pre_reduce = what.pre_reduce ? 1 : 0;
-    if (what.weighted) args.topk_weights = own;
+    if (what.weighted) {
+      args.topk_weights = reinterpret_cast<const float*>(given_weights->data());
+    }
   } else if (what.weighted) {
-    args.recv_topk_weights = reinterpret_cast<const float*>(own_weights.data());
-    args.combined_topk_weights = reinterpret_cast<float*>(sums.data());
+    args.recv_topk_weights = reinterpret_cast<const float*>(own_weights->data());
+    args.combined_topk_weights = reinterpret_cast<float*>(sums->data());
   }
 
   auto want = poisoned_copy(out);
@@ -454,25 +491,45 @@ void run_combine(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, 
   }
   if (what.phases) {
     args.phase = zbcclMoeSendPhase;
-    handle.combine(args);
+    handle.combine(args, bed.call());
     args.phase = zbcclMoeReceivePhase;
   }
-  handle.combine(args);
+  handle.combine(args, bed.call());
   expect_same(want, out, "out");
   expect_same(want_sums, sums, "combined_topk_weights");
 }
 
-void run_moe(Communicator& comm, const MoeCase& what) {
+void run_moe(Communicator& comm, const MoeCase& what, MoeBed& bed) {
   SCOPED_TRACE(what.describe());
   const int rank = comm.rank();
   const MoeWorld world = make_world(what, comm.size());
   Moe moe = make_moe(comm, what, world);
-  std::vector<std::byte> indices;
-  MoeHandle handle = route(moe, what, world, rank, indices);
+  MoeArray indices;
+  MoeHandle handle = route(moe, what, world, rank, indices, bed);
   expect_info(handle, world, rank);
-  run_dispatch(handle, what, world, rank);
-  run_combine(handle, what, world, rank);
+  run_dispatch(handle, what, world, rank, bed);
+  run_combine(handle, what, world, rank, bed);
   EXPECT_EQ(what.foreign ? moe.report().staged_bytes : 0, moe.report().staged_bytes);
+}
+
+MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank, MoeArray& indices) {
+  MoeBed bed;
+  return route(moe, what, world, rank, indices, bed);
+}
+
+void run_dispatch(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, int rank) {
+  MoeBed bed;
+  run_dispatch(handle, what, world, rank, bed);
+}
+
+void run_combine(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, int rank) {
+  MoeBed bed;
+  run_combine(handle, what, world, rank, bed);
+}
+
+void run_moe(Communicator& comm, const MoeCase& what) {
+  MoeBed bed;
+  run_moe(comm, what, bed);
 }
 
 }  // namespace zbccl::test

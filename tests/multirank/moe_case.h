@@ -5,7 +5,9 @@
 #include <zbccl/moe.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 #include <zbccl/moe.hpp>
 #include <zbccl/zbccl.hpp>
 
@@ -53,18 +55,48 @@ struct MoeCase {
   std::string describe() const;
 };
 
+// Where a case's arrays lie, and how its calls are made: host memory, of the pool unless the case
+// says foreign, and calls that block.
+class MoeBed {
+ public:
+  // One array between canaries, poisoned at first.
+  class Array {
+   public:
+    virtual ~Array() = default;
+    virtual std::byte* data() const = 0;  // as the library gets it
+    virtual size_t size() const = 0;
+    virtual void set(const std::byte* data, size_t bytes) = 0;
+    // Once the calls before are complete.
+    virtual std::vector<std::byte> get() const = 0;
+    virtual std::string damage() const = 0;
+  };
+  enum class Holds { kRows, kElements };  // rows and indices may lie anywhere
+
+  virtual ~MoeBed() = default;
+  virtual std::unique_ptr<Array> make(const MoeCase& what, size_t bytes, Holds holds);
+  virtual const zbcclCall_t* call() const { return nullptr; }
+};
+
 // The routing of every rank; the same for the same case and seed.
 MoeWorld make_world(const MoeCase& what, int ranks);
 Moe make_moe(Communicator& comm, const MoeCase& what, const MoeWorld& world);
-// The call of one rank, whose topk_idx is in `indices`, 4 or 8 bytes each.
-MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank,
-                std::vector<std::byte>& indices);
+// The call of one rank, whose topk_idx comes to be in `indices`, 4 or 8 bytes each.
+using MoeArray = std::unique_ptr<MoeBed::Array>;
+MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank, MoeArray& indices,
+                MoeBed& bed);
 
 void expect_info(const MoeHandle& handle, const MoeWorld& world, int rank);
 // Both calls with one handle.
+void run_dispatch(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, int rank,
+                  MoeBed& bed);
+void run_combine(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, int rank,
+                 MoeBed& bed);
+// All of it.
+void run_moe(Communicator& comm, const MoeCase& what, MoeBed& bed);
+// The same in host memory.
+MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank, MoeArray& indices);
 void run_dispatch(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, int rank);
 void run_combine(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, int rank);
-// All of it.
 void run_moe(Communicator& comm, const MoeCase& what);
 
 }  // namespace zbccl::test

@@ -17,7 +17,7 @@ TEST(MoeMask, LeavesRanksOutAndTakesThemBack) {
       what.capacity = layout == zbcclMoeExpertMasked ? 200 : 0;
       MoeWorld world = make_world(what, comm.size());
       Moe moe = make_moe(comm, what, world);
-      std::vector<std::byte> indices;
+      MoeArray indices;
       // Rank 1 is masked by two others, and rank 3 by rank 0 alone.
       world.masked.assign(4, std::vector<bool>(4, false));
       world.masked[0] = {false, true, false, true};

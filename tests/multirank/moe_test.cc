@@ -206,7 +206,7 @@ TEST(Moe, KeepsHandles) {
     MoeCase what;
     const MoeWorld world = make_world(what, comm.size());
     Moe moe = make_moe(comm, what, world);
-    std::vector<std::byte> indices;
+    MoeArray indices;
     MoeHandle first = route(moe, what, world, comm.rank(), indices);
     MoeCase other = what;
     other.layout = zbcclMoeExpertMajor;
@@ -236,7 +236,7 @@ TEST(Moe, FollowsTwoHundredRoutings) {
     what.tokens = 6;
     const MoeWorld first = make_world(what, comm.size());
     Moe moe = make_moe(comm, what, first);
-    std::vector<std::byte> indices;
+    MoeArray indices;
     for (int i = 0; i < 200 && !testing::Test::HasFailure(); ++i) {
       what.seed = static_cast<uint64_t>(i);
       what.layout = kLayouts[i % 3];
@@ -264,7 +264,7 @@ TEST(Moe, UsesLittleMemoryOfItsOwn) {
       what.layout = layout;
       const MoeWorld world = make_world(what, comm.size());
       Moe moe = make_moe(comm, what, world);
-      std::vector<std::byte> indices;
+      MoeArray indices;
       const MoeHandle handle = route(moe, what, world, comm.rank(), indices);
       EXPECT_LT(moe.report().metadata_bytes, 1U << 20);
       EXPECT_LT(moe.report().held_bytes, 2U << 20);

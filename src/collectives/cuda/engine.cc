@@ -82,15 +82,23 @@ Engine::~Engine() {
 }
 
 Status Engine::run(const Collective& call) {
-  ZBCCL_RETURN_IF_ERROR(team_->state());
-  if (team_->host().failed()) return team_->host().failure_status();
+  ZBCCL_RETURN_IF_ERROR(check_alive());
   ZBCCL_RETURN_IF_ERROR(check_buffers(call));
+  auto* const stream = static_cast<cudaStream_t>(call.launch.stream);
+  return enqueue(stream, [&] { return dispatch(call, stream); });
+}
+
+Status Engine::check_alive() {
+  ZBCCL_RETURN_IF_ERROR(team_->state());
+  return team_->host().failed() ? team_->host().failure_status() : Status();
+}
+
+Status Engine::enqueue(cudaStream_t stream, const std::function<Status()>& body) {
   const DeviceGuard guard(team_->device());
   ZBCCL_RETURN_IF_ERROR(guard.status());
-  auto* const stream = static_cast<cudaStream_t>(call.launch.stream);
   ZBCCL_RETURN_IF_ERROR(team_->order(stream));
   staged_now_ = 0;
-  const Status status = dispatch(call, stream);
+  const Status status = body();
   ZBCCL_RETURN_IF_ERROR(team_->enqueued(stream));
   if (status.ok()) {
     observe::Traffic& traffic = observe::thread_traffic();

@@ -32,7 +32,8 @@ class Engine final : public collectives::DeviceEngine {
   Status state() override { return team_->state(); }
   std::function<void()> take_arena() override { return team_->take_arena(); }
 
- private:
+  // --- for operations that stand beside the collectives ---
+
   // One of this rank's buffers as the call uses it: where it lies, or, where peers cannot reach
   // that, a copy in registered memory.
   struct Operand {
@@ -41,6 +42,22 @@ class Engine final : public collectives::DeviceEngine {
     bool staged = false;
   };
 
+  DeviceTeam& team() { return *team_; }
+  // The failure of this rank's kernels, or of the host's team.
+  Status check_alive();
+  // Runs `body`, which enqueues kernels of the team on `stream`, behind what the team has enqueued
+  // elsewhere, with the GPU current.
+  Status enqueue(cudaStream_t stream, const std::function<Status()>& body);
+  // For peers to read (filled first, where staged) or write; within enqueue().
+  Status open_input(const void* data, size_t bytes, cudaStream_t stream, Operand* operand);
+  Status open_output(void* data, size_t bytes, Operand* operand);
+  Status close_output(const Operand& operand, void* data, size_t bytes, cudaStream_t stream);
+  // Thread blocks that a call may have; 0: as many as it likes.
+  int block_limit(const collectives::Launch& launch) const {
+    return launch.max_blocks > 0 ? launch.max_blocks : max_blocks_;
+  }
+
+ private:
   Engine() = default;
   Status dispatch(const Collective& call, cudaStream_t stream);
   Status check_buffers(const Collective& call) const;
@@ -51,10 +68,6 @@ class Engine final : public collectives::DeviceEngine {
   Entry entry_for(const Collective& call, const plan::DevicePlan& plan, uint64_t bytes) const;
   LaunchShape shape_of(const plan::DevicePlan& plan, cudaStream_t stream) const;
 
-  // For peers to read (filled first, where staged) or write.
-  Status open_input(const void* data, size_t bytes, cudaStream_t stream, Operand* operand);
-  Status open_output(void* data, size_t bytes, Operand* operand);
-  Status close_output(const Operand& operand, void* data, size_t bytes, cudaStream_t stream);
   Result<char*> stage(size_t bytes);
 
   Status reduce(const Collective& call, cudaStream_t stream);  // reductions.cc

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/types.h"
 #include "kernels/cuda/fused.h"
+#include "kernels/cuda/moe.h"
 #include "kernels/cuda/push.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/transfer.h"
@@ -18,6 +19,7 @@ namespace zbccl::cuda {
 namespace {
 
 constexpr Milliseconds kGrace{200};
+constexpr uint32_t kLacksWeights = 1;  // stage of a mismatch: kAtData in sync.cuh
 // Of the fused operations the upper bits of the count are a hash of what else all agree on.
 constexpr uint64_t kCountMask = (uint64_t{1} << 48) - 1;
 
@@ -42,6 +44,7 @@ Status load_kernels() {
   ZBCCL_RETURN_IF_CUDA_ERROR(load_pushes(), "loading the pushes");
   ZBCCL_RETURN_IF_CUDA_ERROR(load_fused(), "loading the fused operations");
   ZBCCL_RETURN_IF_CUDA_ERROR(load_transfer(), "loading send and receive");
+  ZBCCL_RETURN_IF_CUDA_ERROR(load_moe(), "loading dispatch and combine");
   return {};
 }
 
@@ -223,11 +226,14 @@ DeviceTeam::~DeviceTeam() {
   remotes_.clear();
   if (words_ != nullptr) (void)cudaFreeHost(words_);
   if (arena_ != nullptr) (void)pool_->free(arena_);
+  kept_.clear();
 }
 
 std::function<void()> DeviceTeam::take_arena() {
-  return [pool = pool_, arena = std::exchange(arena_, nullptr)] {
+  return [pool = pool_, arena = std::exchange(arena_, nullptr),
+          kept = std::exchange(kept_, {})]() mutable {
     if (arena != nullptr) (void)pool->free(arena);
+    kept.clear();
   };
 }
 
@@ -250,6 +256,40 @@ Result<Place> DeviceTeam::show(const void* data, size_t bytes) {
                                      Deadline::after(team_.timeout()),
                                      [this] { return team_.failed(); }));
   return make_place(location->segment, location->offset);
+}
+
+void* DeviceTeam::reach(int rank, const Place& place) const {
+  const uint64_t base = remotes_[static_cast<size_t>(rank)]->base(place.high >> 16);
+  if (base == 0) return nullptr;
+  const uint64_t offset = static_cast<uint64_t>(place.high & 0xffff) << 32 | place.low;
+  return reinterpret_cast<void*>(base + offset);
+}
+
+Status DeviceTeam::write(void* to, const void* from, size_t bytes) {
+  const DeviceGuard guard(device_);
+  ZBCCL_RETURN_IF_ERROR(guard.status());
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, side_),
+                             "copying tables");
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(side_), "copying tables");
+  return {};
+}
+
+Status DeviceTeam::read(void* to, const void* from, size_t bytes, Deadline deadline) {
+  const DeviceGuard guard(device_);
+  ZBCCL_RETURN_IF_ERROR(guard.status());
+  ZBCCL_ASSIGN_OR_RETURN(const Driver* const table, driver());
+  const RelaxedCapture relaxed(*table);
+  while (ordered_ && cudaEventQuery(order_) == cudaErrorNotReady) {
+    if (deadline.passed()) {
+      return error(Code::kTimeout, "{}: what was enqueued on the device before has not ended",
+                   team_.name());
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, side_),
+                             "reading tables");
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(side_), "reading tables");
+  return {};
 }
 
 Status DeviceTeam::order(cudaStream_t stream) {
@@ -317,6 +357,10 @@ std::string DeviceTeam::describe_call(const uint32_t (&words)[kEntryWords]) cons
   const uint64_t bytes = (static_cast<uint64_t>(words[3]) << 32 | words[2]) & kCountMask;
   std::string text = operation_name(operation);
   if (operation == Operation::kBarrier || operation == Operation::kNone) return text;
+  if (is_moe(operation)) {
+    return text + format(" (object {}, settings {:#x}, {} and {}) on {} blocks", words[1] & 0xffff,
+                         words[0] >> 8, words[2], words[3], words[1] >> 16);
+  }
   text += format(" of {} bytes of {}", bytes,
                  static_cast<unsigned>(type) < kNumDataTypes ? type_name(type) : "unknown");
   if (reduces(operation)) text += format(" by {}", op_name(op));
@@ -342,6 +386,13 @@ Status DeviceTeam::describe(const FailureRecord& record) {
                                      "its end",  "its offer", "its message's end"};
   switch (static_cast<FailureKind>(record.kind)) {
     case FailureKind::kMismatch:
+      if (record.stage == kLacksWeights) {
+        return error(Code::kInvalidUsage,
+                     "{}: {} of operation {}: a rank wants the weights, and rank {} has rows and "
+                     "gives none; nothing was written to an output; the communicator can serve "
+                     "device memory no longer",
+                     team_.name(), describe_call(record.mine), number, peer);
+      }
       return error(Code::kInvalidUsage,
                    "{}: the ranks call different operations on the device: rank {} calls {}, rank "
                    "{} calls {} (operation {}; expected {} bytes, told of {}); nothing was written "

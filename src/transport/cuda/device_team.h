@@ -55,6 +55,14 @@ class DeviceTeam {
   // Where the peers find [data, data + bytes), all of which they have mapped when this returns.
   // kUnsupported for device memory that cannot be registered.
   Result<Place> show(const void* data, size_t bytes);
+  // Where this GPU reaches what rank `rank` has shown; null before it was shown.
+  void* reach(int rank, const Place& place) const;
+  // What kernels of this rank or of peers may use until the end: it is let go with the arena.
+  void keep_until_left(std::shared_ptr<void> what) { kept_.push_back(std::move(what)); }
+  // Copies to device memory that no kernel uses yet, and waits.
+  Status write(void* to, const void* from, size_t bytes);
+  // The same from device memory, once everything that was enqueued has run, graphs excepted.
+  Status read(void* to, const void* from, size_t bytes, Deadline deadline);
 
   // Puts what is enqueued next on `stream` behind everything that this team enqueued on another.
   Status order(cudaStream_t stream);
@@ -86,6 +94,7 @@ class DeviceTeam {
   TeamView view_;
   uint64_t landing_bytes_ = 0;
   void* arena_ = nullptr;
+  std::vector<std::shared_ptr<void>> kept_;
   HostWords* words_ = nullptr;
   std::vector<std::shared_ptr<memory::PeerProcess>> processes_;
   std::vector<std::shared_ptr<RemoteMemory>> remotes_;

@@ -1,0 +1,81 @@
+// What a combine's arguments must fulfil before any rank reads a row.
+#include "base/types.h"
+#include "moe/moe.h"
+#include "moe/shapes.h"
+
+namespace zbccl::moe {
+namespace {
+
+constexpr int64_t kMostHidden = int64_t{1} << 30;
+
+Status check_ranges(const zbcclMoeCombine_t& call, const Handle& handle, const CombineShape& shape,
+                    int device) {
+  const int64_t tokens = handle.routing.num_tokens;
+  const size_t slot_bytes = static_cast<size_t>(handle.routing.num_topk) * sizeof(float);
+  const size_t bias_bytes = static_cast<size_t>(tokens) * shape.row_bytes;
+  Ranges ranges;
+  ranges.input(call.y, rows_extent(handle.used_rows(), shape.stride, shape.row_bytes), 1, "y");
+  ranges.input(call.topk_weights, static_cast<size_t>(tokens) * slot_bytes, sizeof(float),
+               "topk_weights");
+  ranges.input(call.bias[0], bias_bytes, 1, "bias[0]");
+  ranges.input(call.bias[1], bias_bytes, 1, "bias[1]");
+  ranges.input(call.recv_topk_weights, static_cast<size_t>(handle.used_rows()) * slot_bytes,
+               sizeof(float), "recv_topk_weights");
+  ranges.output(call.out, rows_extent(tokens, shape.out_stride, shape.row_bytes), 1, "out");
+  ranges.output(call.combined_topk_weights, static_cast<size_t>(tokens) * slot_bytes, sizeof(float),
+                "combined_topk_weights");
+  return ranges.check(device);
+}
+
+}  // namespace
+
+Result<CombineShape> check_combine(const zbcclMoeCombine_t& call, const Handle& handle,
+                                   int device) {
+  ZBCCL_RETURN_IF_ERROR(handle.check_ready());
+  if (call.type != zbcclFloat32 && call.type != zbcclFloat16 && call.type != zbcclBfloat16) {
+    return error(Code::kInvalidArgument,
+                 "rows of type {} cannot be added up; give f32, f16 or bf16", call.type);
+  }
+  if (call.hidden < 1 || call.hidden > kMostHidden) {
+    return error(Code::kInvalidArgument, "hidden is {}, expected 1 to {}", call.hidden,
+                 kMostHidden);
+  }
+  const size_t element = type_size(static_cast<DataType>(call.type));
+  CombineShape shape;
+  shape.row_bytes = static_cast<size_t>(call.hidden) * element;
+  if (shape.row_bytes % 16 != 0) {
+    return error(Code::kInvalidArgument,
+                 "rows of hidden {} x {} have {} bytes, expected a multiple of 16", call.hidden,
+                 type_name(static_cast<DataType>(call.type)), shape.row_bytes);
+  }
+  for (const int64_t stride : {call.y_stride, call.out_stride}) {
+    if (stride != 0 && stride < call.hidden) {
+      return error(Code::kInvalidArgument, "a stride of {} is less than hidden, {}", stride,
+                   call.hidden);
+    }
+  }
+  shape.stride =
+      call.y_stride == 0 ? shape.row_bytes : static_cast<size_t>(call.y_stride) * element;
+  shape.out_stride =
+      call.out_stride == 0 ? shape.row_bytes : static_cast<size_t>(call.out_stride) * element;
+  if (handle.used_rows() > 0 && call.y == nullptr) {
+    return error(Code::kInvalidArgument, "`y` is a null pointer");
+  }
+  if (handle.routing.num_tokens > 0 && call.out == nullptr) {
+    return error(Code::kInvalidArgument, "`out` is a null pointer");
+  }
+  if (!handle.by_expert() && (call.topk_weights != nullptr || call.pre_reduce != 0)) {
+    return error(Code::kInvalidArgument,
+                 "topk_weights and pre_reduce belong to the expert layouts; a row of "
+                 "zbcclMoeRankMajor is the sum over its rank's experts");
+  }
+  if (handle.by_expert() &&
+      (call.recv_topk_weights != nullptr || call.combined_topk_weights != nullptr)) {
+    return error(Code::kInvalidArgument,
+                 "recv_topk_weights and combined_topk_weights belong to zbcclMoeRankMajor");
+  }
+  ZBCCL_RETURN_IF_ERROR(check_ranges(call, handle, shape, device));
+  return shape;
+}
+
+}  // namespace zbccl::moe

@@ -1,0 +1,266 @@
+// Dispatch and combine on GPUs, bit by bit against plain loops on the host: layouts x types x
+// quantization x routings, one GPU for each rank or one for all.
+#include <gtest/gtest.h>
+
+#include "gpu/moe_bed.h"
+#include "support/expect_error.h"
+
+namespace zbccl::test {
+namespace {
+
+constexpr int kLayouts[] = {zbcclMoeRankMajor, zbcclMoeExpertMajor, zbcclMoeExpertMasked};
+
+class GpuMoe : public testing::TestWithParam<Place> {};
+INSTANTIATE_TEST_SUITE_P(Gpu, GpuMoe,
+                         testing::Values(Place::kGpuEach, Place::kThreads, Place::kOneGpu),
+                         [](const auto& test) { return std::string(place_name(test.param)); });
+
+// A case for each layout: masked ones have room for all that can come.
+std::vector<MoeCase> in_every_layout(MoeCase what, int ranks) {
+  std::vector<MoeCase> cases;
+  for (const int layout : kLayouts) {
+    MoeCase one = what;
+    one.layout = layout;
+    if (layout == zbcclMoeExpertMajor) one.alignment = 4;
+    if (layout == zbcclMoeExpertMasked) {
+      one.capacity = (what.tokens + 5) * ranks * what.topk;
+      one.zero_padding = true;
+    }
+    cases.push_back(one);
+  }
+  return cases;
+}
+
+using Body = std::function<void(GpuRank&, Communicator&)>;
+
+void run_at(Place place, int most, const Body& body) {
+  run_gpu_job({.ranks = ranks_at(place, most), .place = place}, [&](GpuRank& rank) {
+    Communicator comm = rank.connect();
+    rank.settle();
+    body(rank, comm);
+    rank.settle();
+    EXPECT_EQ(zbcclSuccess, comm.async_error());
+    comm.destroy();
+    rank.settle();
+  });
+}
+
+void run_cases(Place place, int most, const std::vector<MoeCase>& cases) {
+  run_at(place, most, [&](GpuRank& rank, Communicator& comm) {
+    for (const MoeCase& one : cases) {
+      rank.note(one.describe());
+      GpuBed bed(rank);
+      run_moe(comm, one, bed);
+      rank.settle();
+      if (testing::Test::HasFailure()) break;
+    }
+  });
+}
+
+TEST_P(GpuMoe, MovesRowsOfEveryType) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  std::vector<MoeCase> cases;
+  for (const int type : {zbcclBfloat16, zbcclFloat16, zbcclFloat32, zbcclFloat8e4m3, zbcclInt8}) {
+    MoeCase what;
+    what.type = type;
+    what.hidden = type == zbcclFloat32 ? 132 : 144;
+    what.combine_type = type == zbcclFloat16 || type == zbcclFloat32 ? type : zbcclBfloat16;
+    what.biases = type % 3;
+    if (type == zbcclFloat8e4m3 || type == zbcclInt8) what.scales = 3;
+    for (MoeCase one : in_every_layout(what, 4)) cases.push_back(one);
+  }
+  run_cases(GetParam(), 4, cases);
+}
+
+TEST_P(GpuMoe, MovesRowsOfModels) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  std::vector<MoeCase> cases;
+  for (const int quant : {zbcclMoeQuantNone, zbcclMoeQuantFp8}) {
+    for (const int64_t hidden : {int64_t{7168}, int64_t{2880}, int64_t{20480}}) {
+      MoeCase what;
+      what.experts = 64;
+      what.topk = 8;
+      what.tokens = hidden > 8192 ? 20 : 300;
+      what.hidden = hidden;
+      what.quant = quant;
+      what.layout = zbcclMoeRankMajor;
+      cases.push_back(what);
+      what.layout = zbcclMoeExpertMajor;
+      what.alignment = 16;
+      cases.push_back(what);
+    }
+  }
+  run_cases(GetParam(), 4, cases);
+}
+
+TEST_P(GpuMoe, QuantizesOnTheWay) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  std::vector<MoeCase> cases;
+  for (const int quant :
+       {zbcclMoeQuantFp8, zbcclMoeQuantFp8Pow2, zbcclMoeQuantFp8Ue8m0, zbcclMoeQuantInt8}) {
+    for (const int type : {zbcclBfloat16, zbcclFloat16, zbcclFloat32}) {
+      MoeCase what;
+      what.quant = quant;
+      what.type = type;
+      what.hidden = type == zbcclFloat16 ? 640 : 280;  // whole groups, and a short one
+      what.tokens = 5;
+      what.transposed = type != zbcclFloat32;
+      what.special = type == zbcclFloat32;
+      what.strided = type == zbcclFloat16;
+      what.seed = static_cast<uint64_t>(quant);
+      for (MoeCase one : in_every_layout(what, 4)) cases.push_back(one);
+    }
+  }
+  run_cases(GetParam(), 4, cases);
+}
+
+TEST_P(GpuMoe, TakesAnyRouting) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  std::vector<MoeCase> cases;
+  for (const Routed routed : {Routed::kOneExpert, Routed::kEmptyRank, Routed::kDuplicates,
+                              Routed::kNone, Routed::kSkewed}) {
+    MoeCase what;
+    what.routed = routed;
+    what.idx_type = zbcclInt32;
+    for (MoeCase one : in_every_layout(what, 4)) cases.push_back(one);
+  }
+  MoeCase odd;  // ranks without experts or tokens, experts that do not divide, many slots
+  odd.mapped = true;
+  odd.idle_rank = true;
+  odd.experts = 7;
+  for (MoeCase one : in_every_layout(odd, 4)) cases.push_back(one);
+  odd.no_tokens = true;
+  for (MoeCase one : in_every_layout(odd, 4)) cases.push_back(one);
+  MoeCase slots;
+  slots.experts = 67;
+  slots.topk = 32;
+  slots.tokens = 70;
+  slots.hidden = 64;
+  for (MoeCase one : in_every_layout(slots, 4)) cases.push_back(one);
+  run_cases(GetParam(), 4, cases);
+}
+
+TEST_P(GpuMoe, TakesManyTokens) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  std::vector<MoeCase> cases;
+  for (const int layout : {zbcclMoeRankMajor, zbcclMoeExpertMajor}) {
+    MoeCase what;
+    what.layout = layout;
+    what.experts = 256;
+    what.topk = 8;
+    what.tokens = 2500;
+    what.hidden = 32;
+    cases.push_back(what);
+  }
+  run_cases(GetParam(), 2, cases);
+}
+
+TEST_P(GpuMoe, AddsUpInEveryForm) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  std::vector<MoeCase> cases;
+  for (const int type : {zbcclBfloat16, zbcclFloat16, zbcclFloat32}) {
+    for (int form = 0; form < 6; ++form) {
+      MoeCase what;
+      what.combine_type = type;
+      what.type = type;
+      what.hidden = form == 5 ? 8 : 264;  // less than a warp, and a rest
+      what.pre_reduce = form % 2 == 1;
+      what.weighted = form % 3 != 0;
+      what.biases = form % 3;
+      what.special = form == 4;
+      what.topk = form == 3 ? 11 : 6;
+      what.tokens = 40;
+      what.strided = form == 2;
+      what.seed = static_cast<uint64_t>(form);
+      for (MoeCase one : in_every_layout(what, 4)) cases.push_back(one);
+    }
+  }
+  run_cases(GetParam(), 4, cases);
+}
+
+TEST_P(GpuMoe, LeavesOutWhatDoesNotFit) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  std::vector<MoeCase> cases;
+  for (const int layout : kLayouts) {
+    for (const int64_t capacity : {1, 4, 13, 1000}) {
+      for (const bool zero : {false, true}) {
+        MoeCase what;
+        what.layout = layout;
+        what.capacity = capacity;
+        what.zero_padding = zero;
+        what.routed = zero ? Routed::kSkewed : Routed::kRandom;
+        what.quant = zero ? zbcclMoeQuantFp8Pow2 : zbcclMoeQuantNone;
+        what.alignment = layout == zbcclMoeExpertMajor ? 8 : 1;
+        what.biases = 1;
+        cases.push_back(what);
+      }
+    }
+  }
+  run_cases(GetParam(), 4, cases);
+}
+
+TEST_P(GpuMoe, SendsNowAndReceivesLater) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  MoeCase what;
+  what.phases = true;
+  run_cases(GetParam(), 4, in_every_layout(what, 4));
+}
+
+TEST_P(GpuMoe, ReachesForeignMemory) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  if (GetParam() == Place::kOneGpu) GTEST_SKIP() << "cudaMalloc waits for the other ranks' kernels";
+  MoeCase what;
+  what.foreign = true;
+  what.strided = true;
+  what.scales = 2;
+  what.transposed = true;
+  run_cases(GetParam(), 4, in_every_layout(what, 4));
+}
+
+TEST_P(GpuMoe, TakesOneRank) {
+  ZBCCL_NEED_GPUS(GetParam(), 1);
+  MoeCase what;
+  what.biases = 1;
+  what.quant = zbcclMoeQuantInt8;
+  run_cases(GetParam(), 1, in_every_layout(what, 1));
+}
+
+// With one handle again and again, routings that change, and handles of both kinds at once.
+TEST_P(GpuMoe, KeepsHandles) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  run_at(GetParam(), 4, [](GpuRank& rank, Communicator& comm) {
+    MoeCase what;
+    const MoeWorld world = make_world(what, comm.size());
+    Moe moe = make_moe(comm, what, world);
+    GpuBed bed(rank);
+    MoeArray indices;
+    MoeHandle first = route(moe, what, world, comm.rank(), indices, bed);
+    MoeCase other = what;
+    other.layout = zbcclMoeExpertMajor;
+    other.alignment = 2;
+    MoeCase on_host = what;
+    on_host.seed = 7;
+    const MoeWorld host_world = make_world(on_host, comm.size());
+    MoeArray host_indices;
+    MoeHandle host = route(moe, on_host, host_world, comm.rank(), host_indices);
+    for (uint64_t i = 0; i < 40; ++i) {
+      other.seed = 100 + i;
+      const MoeWorld changed = make_world(other, comm.size());
+      MoeArray changed_indices;
+      MoeHandle second = route(moe, other, changed, comm.rank(), changed_indices, bed);
+      expect_info(second, changed, comm.rank());
+      run_dispatch(second, other, changed, comm.rank(), bed);
+      run_dispatch(first, what, world, comm.rank(), bed);
+      run_combine(first, what, world, comm.rank(), bed);
+      run_combine(second, other, changed, comm.rank(), bed);
+      if (testing::Test::HasFailure()) break;
+    }
+    rank.settle();
+    run_dispatch(host, on_host, host_world, comm.rank());
+    EXPECT_EQ(0U, moe.report().staged_bytes);
+    EXPECT_LT(moe.report().metadata_bytes, uint64_t{1} << 20);
+  });
+}
+
+}  // namespace
+}  // namespace zbccl::test
