@@ -64,6 +64,13 @@ constexpr std::array kVariables = {
              "Deadline of a communicator's initialisation (ms, or with a suffix: ms, s, m, h)."},
     Variable{"ZBCCL_LOCAL_RANK", Type::kInteger, "-1", "-1..65535",
              "Rank within this machine, set by `zbccl run`; -1: unknown."},
+    Variable{"ZBCCL_NCCL_LIBRARY", Type::kString, "", "",
+             "NVIDIA's NCCL, which zbccl's NCCL-compatible library hands on what it does not do "
+             "itself; empty: the one that is loaded, or the first in LD_LIBRARY_PATH and the "
+             "system's folders."},
+    Variable{"ZBCCL_NCCL_VERSION", Type::kInteger, "22809", "20000..99999",
+             "What ncclGetVersion of the NCCL-compatible library answers; the default is the "
+             "version whose interface it has."},
     Variable{
         "ZBCCL_NUMA", Type::kBool, "1", "",
         "Place the pool's memory on the NUMA node of this process's processors, where they all "
