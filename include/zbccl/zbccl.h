@@ -262,7 +262,7 @@ typedef struct {
   int64_t timeout_ms; /* 0: the communicator's */
   int32_t
       max_blocks; /* thread blocks on the device, the same on every rank; 0: the communicator's */
-  int32_t reserved;
+  int32_t tag;    /* of zbcclSend and zbcclRecv of host memory, from 0; else not used */
 } zbcclCall_t;
 
 /* clang-format off */
@@ -349,7 +349,10 @@ ZBCCL_API zbcclResult_t zbcclAllToAllV(const void* send, const size_t* send_coun
 
 /* Returns when every rank has called it. */
 ZBCCL_API zbcclResult_t zbcclBarrier(zbcclComm_t comm, const zbcclCall_t* call);
-/* Meets the peer's zbcclRecv with the same count and type; returns when the peer has the data. */
+/* Meets the peer's zbcclRecv with the same tag, count and type; returns when the peer has the data.
+ * Messages between two ranks that have the same tag keep their order. Of messages that are asked
+ * for in another order than they are sent, those that come too early are put aside in a copy, which
+ * is counted as staged; their senders go on. Messages of device memory have no tag. */
 ZBCCL_API zbcclResult_t zbcclSend(const void* send, size_t count, zbcclDataType_t type, int peer,
                                   zbcclComm_t comm, const zbcclCall_t* call);
 ZBCCL_API zbcclResult_t zbcclRecv(void* recv, size_t count, zbcclDataType_t type, int peer,

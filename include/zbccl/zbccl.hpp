@@ -169,6 +169,7 @@ class Store {
 struct Options {
   std::chrono::milliseconds timeout{};  // zero: the communicator's
   zbcclStream_t stream = nullptr;
+  int tag = 0;  // of send and recv of host memory
 };
 
 // Sizes or places for each rank, in elements.
@@ -553,6 +554,7 @@ class Communicator {
     call.stream = options.stream;
     call.work = work;
     call.timeout_ms = options.timeout.count();
+    call.tag = options.tag;
     return call;
   }
   template <typename F>

@@ -19,9 +19,14 @@ inline Status check_how(const zbcclCall_t* call) {
   if (call->timeout_ms < 0) {
     return error(Code::kInvalidArgument, "zbcclCall_t.timeout_ms is {}", call->timeout_ms);
   }
+  if (call->tag < 0) return error(Code::kInvalidArgument, "zbcclCall_t.tag is {}", call->tag);
   if (call->max_blocks >= 0) return {};
   return error(Code::kInvalidArgument, "zbcclCall_t.max_blocks is {}", call->max_blocks);
 }
+
+// Only messages have tags: nothing of a collective would match by one.
+inline void note_tag(collectives::Collective& /*what*/, int /*tag*/) {}
+inline void note_tag(comm::TransferCall& what, int tag) { what.tag = tag; }
 
 inline Status start(zbcclComm_t comm, const collectives::Collective& what,
                     std::shared_ptr<comm::Work>* work) {
@@ -43,6 +48,7 @@ Status make(Call& what, zbcclComm_t comm, const zbcclCall_t* call) {
   if (call != nullptr) {
     what.timeout = Milliseconds(call->timeout_ms);
     what.launch = {call->stream, call->max_blocks};
+    note_tag(what, call->tag);
   }
   if (!grouped && (call == nullptr || call->work == nullptr)) [[likely]] {
     return start(comm, what, nullptr);

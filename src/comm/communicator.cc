@@ -182,6 +182,7 @@ std::shared_ptr<transport::Transfer> Communicator::make_transfer(const TransferC
   item->type = call.type;
   item->peer = call.peer;
   item->timeout = call.timeout;
+  item->tag = static_cast<uint32_t>(call.tag);
   return item;
 }
 

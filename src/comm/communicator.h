@@ -56,6 +56,7 @@ struct TransferCall {
   int peer = 0;
   Milliseconds timeout{0};  // 0: the communicator's
   collectives::Launch launch;
+  int tag = 0;  // from 0; of host memory only
 };
 
 // An operation that stands beside the collectives: what it does on the team, and what it uses.

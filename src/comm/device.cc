@@ -67,6 +67,11 @@ Status Communicator::transfer_on_device(std::span<const TransferCall> calls,
       return error(Code::kInvalidUsage,
                    "a group's sends and receives are on two streams; make a group for each");
     }
+    if (call.tag != 0) {
+      return error(Code::kUnsupported,
+                   "messages of device memory have no tags: those between two ranks match in the "
+                   "order of their calls");
+    }
     transfers.push_back(
         {call.is_send, call.data, call.count * type_size(call.type), call.peer, call.type});
     bytes += transfers.back().bytes;

@@ -3,6 +3,10 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "memory/pool.h"
 
 namespace zbccl::transport {
 namespace {
@@ -21,22 +25,30 @@ Channels::Channels(Team& team) : team_(team), lanes_(static_cast<size_t>(team.si
 void Channels::post(const std::shared_ptr<Transfer>& transfer) {
   transfer->deadline =
       Deadline::after(transfer->timeout.count() > 0 ? transfer->timeout : team_.timeout());
+  bool there = false;
   {
     const std::lock_guard lock(mutex_);
     Lane& lane = lanes_[static_cast<size_t>(transfer->peer)];
-    (transfer->is_send ? lane.sends : lane.receives).push_back(transfer);
+    if (transfer->is_send) {
+      lane.sends.push_back(transfer);
+    } else if (unpack(*transfer, lane)) {
+      transfer->done = there = true;
+    } else {
+      lane.receives.push_back(transfer);
+    }
   }
+  if (there && transfer->on_done) transfer->on_done(transfer->status);
   progress();
 }
 
 bool Channels::progress() {
-  std::vector<std::shared_ptr<Transfer>> finished;
+  Finished finished;
   bool pending = false;
   {
     const std::lock_guard lock(mutex_);
-    for (Lane& lane : lanes_) {
-      pending |= advance(lane.sends, lane, &finished);
-      pending |= advance(lane.receives, lane, &finished);
+    for (size_t peer = 0; peer < lanes_.size(); ++peer) {
+      pending |= advance_sends(lanes_[peer], &finished);
+      pending |= advance_receives(static_cast<int>(peer), lanes_[peer], &finished);
     }
     for (const auto& transfer : finished) transfer->done = true;
   }
@@ -46,39 +58,57 @@ bool Channels::progress() {
   return pending;
 }
 
-bool Channels::advance(Queue& queue, Lane& lane, std::vector<std::shared_ptr<Transfer>>* finished) {
-  while (!queue.empty() && step(*queue.front(), lane)) {
-    finished->push_back(std::move(queue.front()));
-    queue.pop_front();
+bool Channels::advance_sends(Lane& lane, Finished* finished) {
+  while (!lane.sends.empty()) {
+    Transfer& transfer = *lane.sends.front();
+    if (!step_send(transfer, lane)) {
+      const bool gone = !team_.failed() && team_.has_left(transfer.peer);
+      // It may have finished its side just before it left.
+      if (!(gone && step_send(transfer, lane)) && !overdue(transfer, lane, gone)) return true;
+    }
+    finished->push_back(std::move(lane.sends.front()));
+    lane.sends.pop_front();
   }
-  return !queue.empty();
+  return false;
 }
 
-bool Channels::step(Transfer& transfer, Lane& lane) {
-  if (transfer.is_send ? step_send(transfer, lane) : step_receive(transfer, lane)) return true;
+bool Channels::advance_receives(int peer, Lane& lane, Finished* finished) {
+  while (take(peer, lane, finished)) {
+  }
+  if (lane.receives.empty()) return false;
+  const bool gone = !team_.failed() && team_.has_left(peer);
+  // It may have sent just before it left.
+  while (gone && take(peer, lane, finished)) {
+  }
+  std::erase_if(lane.receives, [&](const std::shared_ptr<Transfer>& transfer) {
+    if (!overdue(*transfer, lane, gone)) return false;
+    finished->push_back(transfer);
+    return true;
+  });
+  return !lane.receives.empty();
+}
+
+bool Channels::overdue(Transfer& transfer, const Lane& lane, bool gone) {
   if (team_.failed()) {
     transfer.status = team_.failure_status();
     return true;
   }
-  const bool gone = team_.has_left(transfer.peer);
   if (!gone && !transfer.deadline.passed()) return false;
-  if (gone) {
-    // It may have finished its side just before it left.
-    if (transfer.is_send ? step_send(transfer, lane) : step_receive(transfer, lane)) return true;
-  }
   Failure failure;
   failure.code = gone ? Code::kRemoteFailed : Code::kTimeout;
   failure.culprit = gone ? transfer.peer : team_.cause_of(transfer.peer);
   failure.epoch = team_.sequence();
   team_.fail(failure);
   transfer.status =
-      gone ? team_.failure_status()
-           : error(Code::kTimeout,
-                   "rank {} waited {} ms for rank {} to {} {} x {} (message {}); {}", team_.rank(),
-                   (transfer.timeout.count() > 0 ? transfer.timeout : team_.timeout()).count(),
-                   transfer.peer, transfer.is_send ? "receive" : "send", transfer.count,
-                   type_name(transfer.type), (transfer.is_send ? lane.sent : lane.received + 1),
-                   team_.whereabouts(transfer.peer));
+      gone
+          ? team_.failure_status()
+          : error(Code::kTimeout,
+                  "rank {} waited {} ms for rank {} to {} {} x {} (message {}{}); {}", team_.rank(),
+                  (transfer.timeout.count() > 0 ? transfer.timeout : team_.timeout()).count(),
+                  transfer.peer, transfer.is_send ? "receive" : "send", transfer.count,
+                  type_name(transfer.type), (transfer.is_send ? lane.sent : lane.received + 1),
+                  transfer.tag == 0 ? "" : ", tag " + std::to_string(transfer.tag),
+                  team_.whereabouts(transfer.peer));
   return true;
 }
 
@@ -98,6 +128,7 @@ bool Channels::step_send(Transfer& transfer, Lane& lane) {
     offer.type = static_cast<uint32_t>(transfer.type);
     offer.count = transfer.count;
     offer.buffer = transfer.buffer.ref();
+    offer.tag = transfer.tag;
     offer.epoch.store(transfer.epoch, std::memory_order_release);
     team_.ring(transfer.peer);
   }
@@ -111,37 +142,89 @@ bool Channels::step_send(Transfer& transfer, Lane& lane) {
   return true;
 }
 
-bool Channels::step_receive(Transfer& transfer, Lane& lane) {
-  const Offer& offer = team_.peer(transfer.peer).block->offer(team_.rank());
-  const uint32_t next = lane.received + 1;
-  if (!reached(offer.epoch.load(std::memory_order_acquire), next)) return false;
-  const bool fits =
-      offer.count == transfer.count && offer.type == static_cast<uint32_t>(transfer.type);
-  transfer.status = fits ? receive(transfer, offer)
-                         : differs(transfer.peer, offer.count, offer.type, team_.rank(),
-                                   transfer.count, static_cast<uint32_t>(transfer.type));
-  if (fits && !transfer.status.ok()) {
-    transfer.status = team_.give_up(transfer.status);
+bool Channels::take(int peer, Lane& lane, Finished* finished) {
+  if (lane.receives.empty()) return false;
+  const Offer& offer = team_.peer(peer).block->offer(team_.rank());
+  if (!reached(offer.epoch.load(std::memory_order_acquire), lane.received + 1)) return false;
+  const auto found =
+      std::find_if(lane.receives.begin(), lane.receives.end(),
+                   [&](const std::shared_ptr<Transfer>& it) { return it->tag == offer.tag; });
+  if (found == lane.receives.end()) {
+    const Status status = put_aside(peer, lane, offer);
+    if (status.ok()) {
+      answer(peer, lane, true, offer.count, offer.type);
+      return true;
+    }
+    // The first of them says why; the others find that the team has failed.
+    lane.receives.front()->status = team_.give_up(status);
+    finished->push_back(std::move(lane.receives.front()));
+    lane.receives.pop_front();
     return true;
   }
-  Answer& answer = team_.own().answer(transfer.peer, team_.size());
-  answer.accepted = fits ? 1 : 0;
-  answer.count = transfer.count;
-  answer.type = static_cast<uint32_t>(transfer.type);
-  lane.received = next;
-  answer.epoch.store(next, std::memory_order_release);
-  team_.ring(transfer.peer);
+  const std::shared_ptr<Transfer> transfer = std::move(*found);
+  lane.receives.erase(found);
+  finished->push_back(transfer);
+  const auto type = static_cast<uint32_t>(transfer->type);
+  if (offer.count != transfer->count || offer.type != type) {
+    transfer->status = differs(peer, offer.count, offer.type, team_.rank(), transfer->count, type);
+    answer(peer, lane, false, transfer->count, type);
+    return true;
+  }
+  transfer->status = fetch(peer, offer, transfer->data, transfer->deadline.left());
+  if (transfer->status.ok()) {
+    answer(peer, lane, true, transfer->count, type);
+  } else {
+    transfer->status = team_.give_up(transfer->status);
+  }
   return true;
 }
 
-Status Channels::receive(Transfer& transfer, const Offer& offer) {
-  const size_t bytes = transfer.count * type_size(transfer.type);
+bool Channels::unpack(Transfer& transfer, Lane& lane) {
+  const auto found = std::find_if(lane.parcels.begin(), lane.parcels.end(),
+                                  [&](const Parcel& it) { return it.tag == transfer.tag; });
+  if (found == lane.parcels.end()) return false;
+  const Parcel parcel = std::move(*found);
+  lane.parcels.erase(found);
+  const auto type = static_cast<uint32_t>(transfer.type);
+  if (parcel.count != transfer.count || parcel.type != type) {
+    transfer.status =
+        differs(transfer.peer, parcel.count, parcel.type, team_.rank(), transfer.count, type);
+  } else if (parcel.count != 0) {
+    std::memcpy(transfer.data, parcel.bytes.get(), parcel.count * type_size(transfer.type));
+  }
+  return true;
+}
+
+Status Channels::put_aside(int peer, Lane& lane, const Offer& offer) {
+  memory::Pool& pool = memory::Pool::process();
+  const size_t bytes = offer.count * type_size(static_cast<DataType>(offer.type));
+  Parcel parcel{offer.tag, offer.type, offer.count, nullptr};
+  if (bytes != 0) {
+    ZBCCL_ASSIGN_OR_RETURN(void* const block, pool.allocate(bytes, memory::Use::kStaging));
+    parcel.bytes = std::shared_ptr<void>(block, [&pool](void* it) { (void)pool.free(it); });
+    ZBCCL_RETURN_IF_ERROR(fetch(peer, offer, block, lane.receives.front()->deadline.left()));
+    team_.count_staged(bytes);
+  }
+  lane.parcels.push_back(std::move(parcel));
+  return {};
+}
+
+Status Channels::fetch(int peer, const Offer& offer, void* data, Milliseconds limit) {
+  const size_t bytes = offer.count * type_size(static_cast<DataType>(offer.type));
   if (bytes == 0) return {};
   RemoteBuffer source;
-  ZBCCL_RETURN_IF_ERROR(
-      source.resolve(team_, transfer.peer, offer.buffer, transfer.deadline.left()));
-  ZBCCL_RETURN_IF_ERROR(source.read(0, transfer.data, bytes));
+  ZBCCL_RETURN_IF_ERROR(source.resolve(team_, peer, offer.buffer, limit));
+  ZBCCL_RETURN_IF_ERROR(source.read(0, data, bytes));
   return team_.confirm();
+}
+
+void Channels::answer(int peer, Lane& lane, bool accepted, uint64_t count, uint32_t type) {
+  Answer& answer = team_.own().answer(peer, team_.size());
+  answer.accepted = accepted ? 1 : 0;
+  answer.count = count;
+  answer.type = type;
+  answer.epoch.store(++lane.received, std::memory_order_release);
+  team_.ring(peer);
 }
 
 Status Channels::wait(const std::shared_ptr<Transfer>& transfer) {

@@ -115,6 +115,7 @@ struct alignas(kLine) Offer {
   uint32_t type;
   uint64_t count;
   BufferRef buffer;
+  uint32_t tag;
 };
 
 // The receiver's answer to the offer of the same epoch.

@@ -29,7 +29,7 @@ int main(void) {
   FIELD(zbcclCall_t, work);
   FIELD(zbcclCall_t, timeout_ms);
   FIELD(zbcclCall_t, max_blocks);
-  FIELD(zbcclCall_t, reserved);
+  FIELD(zbcclCall_t, tag);
 
   STRUCT(zbcclMemReport_t);
   FIELD(zbcclMemReport_t, size);

@@ -1,6 +1,7 @@
 // Point to point: pairs, rings, both directions at once, order, and sizes from nothing to large.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -81,6 +82,86 @@ TEST_P(SendRecv, MessagesOfOnePairKeepTheirOrder) {
       }
     }
     comm.destroy();
+  });
+}
+
+// Asked for in another order than they are sent, with blocking calls on one side.
+TEST_P(SendRecv, TagsFindTheirMessages) {
+  run_job({.ranks = 2, .mode = GetParam()}, [](Rank& rank) {
+    Communicator comm = connect(rank);
+    constexpr int kTags = 7;
+    constexpr size_t kCount = 1000;
+    for (int round = 0; round < 20; ++round) {
+      if (rank.rank() == 0) {
+        std::vector<std::vector<int32_t>> values;
+        std::vector<Work> works;
+        for (int i = 0; i < 2 * kTags; ++i) {
+          values.emplace_back(kCount + static_cast<size_t>(i % kTags), 100 * round + i);
+          works.push_back(comm.send_async(values.back().data(), values.back().size(), zbcclInt32, 1,
+                                          {.tag = i % kTags}));
+        }
+        for (Work& work : works) work.wait();
+      } else {
+        // The last tag first, and of each tag the first message first.
+        for (int i = 2 * kTags; i-- > 0;) {
+          const int tag = i % kTags;
+          const size_t count = kCount + static_cast<size_t>(tag);
+          std::vector<int32_t> value(count + 1, -1);
+          comm.recv(value.data(), count, zbcclInt32, 0, {.tag = tag});
+          const int first = i >= kTags ? tag : tag + kTags;
+          for (size_t k = 0; k < count; ++k) ASSERT_EQ(100 * round + first, value[k]);
+          ASSERT_EQ(-1, value[count]);
+        }
+      }
+    }
+    // A message that was put aside is compared as well, by its receiver alone.
+    if (rank.rank() == 0) {
+      const int32_t value = 1;
+      Work early = comm.send_async(&value, 1, zbcclInt32, 1, {.tag = 1});
+      comm.send(&value, 1, zbcclInt32, 1);
+      early.wait();
+    } else {
+      int32_t value[2] = {};
+      comm.recv(value, 1, zbcclInt32, 0);
+      EXPECT_THROW(comm.recv(value, 2, zbcclInt32, 0, {.tag = 1}), Error);
+    }
+    // In each other's arms: receives are posted before anything comes.
+    int32_t out[2] = {10 + rank.rank(), 20 + rank.rank()};
+    int32_t in[2] = {-1, -1};
+    const int peer = 1 - rank.rank();
+    std::vector<Work> works;
+    for (int tag : {1, 0}) {
+      works.push_back(comm.recv_async(&in[tag], 1, zbcclInt32, peer, {.tag = tag}));
+    }
+    for (int tag : {0, 1}) {
+      works.push_back(comm.send_async(&out[tag], 1, zbcclInt32, peer, {.tag = tag}));
+    }
+    for (Work& work : works) work.wait();
+    EXPECT_EQ(10 + peer, in[0]);
+    EXPECT_EQ(20 + peer, in[1]);
+    EXPECT_THROW(comm.send(out, 1, zbcclInt32, peer, {.tag = -1}), Error);
+    comm.destroy();
+  });
+}
+
+// A tag that nobody sends: the deadline names it.
+TEST_P(SendRecv, MissingTagIsNamed) {
+  run_job({.ranks = 2, .mode = GetParam()}, [](Rank& rank) {
+    Communicator comm = connect(rank);
+    int32_t value = 7;
+    if (rank.rank() == 0) {
+      comm.send(&value, 1, zbcclInt32, 1, {.tag = 3});
+      rank.meet();
+    } else {
+      try {
+        comm.recv(&value, 1, zbcclInt32, 0, {.timeout = milliseconds(300), .tag = 4});
+        FAIL() << "received something";
+      } catch (const Error& error) {
+        EXPECT_EQ(zbcclTimeout, error.code());
+        EXPECT_NE(nullptr, strstr(error.what(), "tag 4")) << error.what();
+      }
+      rank.meet();
+    }
   });
 }
 

@@ -109,6 +109,7 @@ FlightPtr Communicator::run(const char* name, CallOptions options, std::vector<O
   for (const Operand& operand : operands) place(name, operand, options);
   zbcclCall_t how = ZBCCL_CALL_INITIALIZER;
   how.timeout_ms = options.timeout_ms;
+  how.tag = options.tag;
   if (options.device != kHost) {
     how.stream = options.stream;
     how.max_blocks = current_max_blocks();

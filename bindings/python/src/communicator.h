@@ -52,6 +52,7 @@ struct CallOptions {
   bool asynchronous = false;
   int device = kHost;  // of a call without tensors; else they tell
   zbcclStream_t stream = nullptr;
+  int tag = 0;
 };
 
 // What stands on a communicator and has to go before it. Used under the GIL.

@@ -172,23 +172,29 @@ Reply barrier(Communicator& self, int64_t timeout_ms, bool asynchronous) {
                 [](const Arguments& a) { return zbcclBarrier(a.comm, a.how); });
 }
 
-Reply send(Communicator& self, nb::handle x, int peer, int64_t timeout_ms, bool asynchronous) {
+Reply send(Communicator& self, nb::handle x, int peer, int tag, int64_t timeout_ms,
+           bool asynchronous) {
   Operand input = Operand::import(x, Access::kRead, "send: x");
   Output output;
   const size_t count = input.count;
   const zbcclDataType_t type = input.type;
-  return launch(self, "send", {timeout_ms, asynchronous}, input, output, [&](const Arguments& a) {
+  CallOptions options = {timeout_ms, asynchronous};
+  options.tag = tag;
+  return launch(self, "send", options, input, output, [&](const Arguments& a) {
     return zbcclSend(a.send, count, type, peer, a.comm, a.how);
   });
 }
 
-Reply recv(Communicator& self, nb::handle x, int peer, int64_t timeout_ms, bool asynchronous) {
+Reply recv(Communicator& self, nb::handle x, int peer, int tag, int64_t timeout_ms,
+           bool asynchronous) {
   Operand input;
   Output output;
   output.operand = Operand::import(x, Access::kWrite, "recv: x");
   const size_t count = output.operand.count;
   const zbcclDataType_t type = output.operand.type;
-  return launch(self, "recv", {timeout_ms, asynchronous}, input, output, [&](const Arguments& a) {
+  CallOptions options = {timeout_ms, asynchronous};
+  options.tag = tag;
+  return launch(self, "recv", options, input, output, [&](const Arguments& a) {
     return zbcclRecv(a.recv, count, type, peer, a.comm, a.how);
   });
 }
@@ -217,8 +223,10 @@ void bind_operations(nb::class_<Communicator>& type) {
                     nb::arg("out").none())
       .ZBCCL_DEFINE(broadcast, "x: object | None, root: int, out: object | None, ",
                     nb::arg("x").none(), nb::arg("root"), nb::arg("out").none())
-      .ZBCCL_DEFINE(send, "x: object, peer: int, ", nb::arg("x").none(), nb::arg("peer"))
-      .ZBCCL_DEFINE(recv, "x: object, peer: int, ", nb::arg("x").none(), nb::arg("peer"));
+      .ZBCCL_DEFINE(send, "x: object, peer: int, tag: int, ", nb::arg("x").none(), nb::arg("peer"),
+                    nb::arg("tag"))
+      .ZBCCL_DEFINE(recv, "x: object, peer: int, tag: int, ", nb::arg("x").none(), nb::arg("peer"),
+                    nb::arg("tag"));
   type.def("barrier", &barrier, nb::arg("timeout_ms"), nb::arg("asynchronous"),
            nb::sig("def barrier(self, timeout_ms: int, asynchronous: bool) -> "
                    "tuple[Flight | None, Tensor | None]"));

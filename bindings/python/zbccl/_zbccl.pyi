@@ -194,10 +194,10 @@ class Communicator:
         self, timeout_ms: int, asynchronous: bool
     ) -> tuple[Flight | None, Tensor | None]: ...
     def send(
-        self, x: object, peer: int, timeout_ms: int, asynchronous: bool
+        self, x: object, peer: int, tag: int, timeout_ms: int, asynchronous: bool
     ) -> tuple[Flight | None, Tensor | None]: ...
     def recv(
-        self, x: object, peer: int, timeout_ms: int, asynchronous: bool
+        self, x: object, peer: int, tag: int, timeout_ms: int, asynchronous: bool
     ) -> tuple[Flight | None, Tensor | None]: ...
 
 def group_start() -> None:

@@ -19,6 +19,7 @@ class Messages(Member):
         x: T,
         peer: int,
         *,
+        tag: int = ...,
         async_op: Literal[False] = ...,
         timeout: Timeout = ...,
     ) -> T: ...
@@ -28,6 +29,7 @@ class Messages(Member):
         x: T,
         peer: int,
         *,
+        tag: int = ...,
         async_op: Literal[True],
         timeout: Timeout = ...,
     ) -> Work[T]: ...
@@ -36,15 +38,17 @@ class Messages(Member):
         x: T,
         peer: int,
         *,
+        tag: int = 0,
         async_op: bool = False,
         timeout: Timeout = None,
     ) -> T | Work[T]:
         """Sends `x` to the rank `peer`, which receives the same count and type; returns `x`.
 
-        Returns when the peer has the data. Messages between two ranks keep their order. In a group
-        many sends and receives progress at once. Follows ncclSend.
+        Returns when the peer has the data. Messages between two ranks that have the same `tag`
+        keep their order; one on a CUDA device has none. In a group many sends and receives progress
+        at once. Follows ncclSend.
         """
-        reply = self._native.send(x, peer, milliseconds(timeout), async_op)
+        reply = self._native.send(x, peer, tag, milliseconds(timeout), async_op)
         return self._given("send", reply, x)
 
     @overload
@@ -53,6 +57,7 @@ class Messages(Member):
         x: T,
         peer: int,
         *,
+        tag: int = ...,
         async_op: Literal[False] = ...,
         timeout: Timeout = ...,
     ) -> T: ...
@@ -62,6 +67,7 @@ class Messages(Member):
         x: T,
         peer: int,
         *,
+        tag: int = ...,
         async_op: Literal[True],
         timeout: Timeout = ...,
     ) -> Work[T]: ...
@@ -70,11 +76,16 @@ class Messages(Member):
         x: T,
         peer: int,
         *,
+        tag: int = 0,
         async_op: bool = False,
         timeout: Timeout = None,
     ) -> T | Work[T]:
-        """Receives what the rank `peer` sends into `x`, and returns `x`. Follows ncclRecv."""
-        reply = self._native.recv(x, peer, milliseconds(timeout), async_op)
+        """Receives what the rank `peer` sends with `tag` into `x`, and returns `x`.
+
+        Of messages with unlike tags, those that come before they are asked for are put aside in a
+        copy, which is counted as staged. Follows ncclRecv.
+        """
+        reply = self._native.recv(x, peer, tag, milliseconds(timeout), async_op)
         return self._given("recv", reply, x)
 
     @overload
