@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ def register(x: object) -> _zbccl.Registration:
 
 
 def mem_pool() -> Any:
-    """A torch.cuda.MemPool whose tensors are born registered.
+    """A zbccl.torch.MemPool: a torch.cuda.MemPool whose tensors are born registered.
 
         pool = zbccl.mem_pool()
         with torch.cuda.use_mem_pool(pool):
@@ -121,9 +122,4 @@ def mem_pool() -> Any:
         raise UnsupportedError("mem_pool: PyTorch is not installed") from None
     if not torch.cuda.is_available():
         raise UnsupportedError("mem_pool: PyTorch finds no CUDA device")
-    memory: Any = torch.cuda.memory
-    path = _zbccl.library_path()
-    allocator = memory.CUDAPluggableAllocator(path, "zbcclTorchAlloc", "zbcclTorchFree")
-    pool: Any = torch.cuda.MemPool(allocator.allocator())
-    pool.zbccl_allocator = allocator  # lives as long as the pool
-    return pool
+    return importlib.import_module("zbccl.torch").MemPool()

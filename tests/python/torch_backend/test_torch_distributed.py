@@ -98,6 +98,13 @@ def messages() -> None:
     assert torch.equal(wide[:, 1], torch.arange(1000.0) + left)
     assert (wide[:, 0] == -1).all()
     assert receive.source_rank() == left
+    # Asked for in another order than they are sent.
+    works = [dist.isend(sent * tag, right, tag=tag) for tag in (1, 2, 3)]
+    for tag in (3, 1, 2):
+        assert dist.recv(got, left, tag=tag) == left
+        assert torch.equal(got, (torch.arange(1000.0) + left) * tag)
+    for work in works:
+        work.wait()
     future = dist.irecv(got.zero_(), left).get_future()
     dist.send(sent * 2, right)
     assert torch.equal(future.wait()[0], (torch.arange(1000.0) + left) * 2)

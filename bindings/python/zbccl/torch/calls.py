@@ -37,6 +37,7 @@ class Calls:
     _aside: Aside | None
     _timeout_ms: int  # of calls that give none; 0: the communicator's
     _sequence: int
+    _collected: list[Any] | None  # works since _start_coalescing
 
     def _connect_device(self, device: torch.device) -> Communicator:
         raise NotImplementedError
@@ -52,6 +53,7 @@ class Calls:
 
     def _run(
         self,
+        call: str,
         opts: Any,
         x: torch.Tensor,
         body: Body,
@@ -61,8 +63,21 @@ class Calls:
         """Runs the operation on the memory that `x` lies in.
 
         If it is not to be asynchronous it is complete, or enqueued on the current stream, on
-        return.
+        return. In a profile it stands as zbccl:`call`.
         """
+        if torch.autograd._profiler_enabled():
+            with torch.profiler.record_function(f"zbccl:{call}"):
+                return self._run_quietly(opts, x, body, inputs, outputs)
+        return self._run_quietly(opts, x, body, inputs, outputs)
+
+    def _run_quietly(
+        self,
+        opts: Any,
+        x: torch.Tensor,
+        body: Body,
+        inputs: Sequence[torch.Tensor],
+        outputs: Sequence[torch.Tensor],
+    ) -> Work:
         limit = self._limit(opts)
         with self._lock:
             try:
@@ -73,12 +88,17 @@ class Calls:
                     if finish is not None:
                         finish()
                     return DONE
+                work: Work
                 if x.is_cuda:
-                    return self._run_aside(x.device, native, limit, body, inputs, outputs)
-                flights, finish = body(native, limit, True)
+                    work = self._run_aside(x.device, native, limit, body, inputs, outputs)
+                else:
+                    flights, finish = body(native, limit, True)
+                    work = HostWork(flights, finish, outputs, self._watcher.watch)
             except Error as error:
                 raise for_torch(error) from None
-        return HostWork(flights, finish, outputs, self._watcher.watch)
+        if self._collected is not None:
+            self._collected.append(work)
+        return work
 
     def _run_aside(
         self,

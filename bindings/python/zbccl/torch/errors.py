@@ -43,6 +43,10 @@ def for_torch(error: errors.Error) -> errors.Error:
     """`error`, as a dist.DistBackendError where a back end of PyTorch would raise one."""
     if isinstance(error, _KEPT):
         return error
-    made = _CLASSES.get(error.code, BackendError)(*error.args)
+    text = str(error)
+    if error.code == errors.Code.TIMEOUT:
+        # The words that programs look for in what gloo raises.
+        text = f"zbccl: Timed out waiting for other ranks: {text.removeprefix('timeout: ')}"
+    made = _CLASSES.get(error.code, BackendError)(text)
     made.code = error.code
     return made

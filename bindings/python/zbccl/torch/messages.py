@@ -85,7 +85,12 @@ def _in_thread(call: Callable[[], None]) -> None:
 
 
 class Messages(Calls):
-    """Sends and receives. Those between two ranks match in the order of their calls."""
+    """Sends and receives.
+
+    Those between two ranks that have the same tag match in the order of their calls. Of CUDA
+    tensors tags say nothing, as with NCCL, and the messages of a group run in the order of their
+    calls, but for those of a batch, which are in flight together.
+    """
 
     _message_aside: Aside | None
     _batch: _Batch | None  # of device messages, while one is being collected
@@ -97,7 +102,7 @@ class Messages(Calls):
             return self._message_on_device(True, x, dst, sys._getframe(1))
         with self._lock:
             try:
-                reply = self._host._native.send(readable(x), dst, self._timeout_ms, True)
+                reply = self._host._native.send(readable(x), dst, tag, self._timeout_ms, True)
             except Error as error:
                 raise for_torch(error) from None
         return self._message_work(reply[0], None, x, -1)
@@ -110,7 +115,7 @@ class Messages(Calls):
         target, finish = writable(x)
         with self._lock:
             try:
-                reply = self._host._native.recv(target, src, self._timeout_ms, True)
+                reply = self._host._native.recv(target, src, tag, self._timeout_ms, True)
             except Error as error:
                 raise for_torch(error) from None
         return self._message_work(reply[0], finish, x, src)
@@ -132,8 +137,6 @@ class Messages(Calls):
         return work
 
     # ---- several at once
-
-    _collected: list[Any] | None
 
     def _start_coalescing(self, device: torch.device) -> None:
         """Collects what is called until _end_coalescing. Messages on CUDA are launched together."""
@@ -192,11 +195,11 @@ class Messages(Calls):
                 for message in messages:
                     if message.is_send:
                         native.send(
-                            flat(readable(message.x)), message.peer, self._timeout_ms, False
+                            flat(readable(message.x)), message.peer, 0, self._timeout_ms, False
                         )
                     else:
                         target, finish = writable(message.x)
-                        native.recv(flat(target), message.peer, self._timeout_ms, False)
+                        native.recv(flat(target), message.peer, 0, self._timeout_ms, False)
                         if finish is not None:
                             endings.append(finish)
             return (lambda: [ending() for ending in endings]) if endings else None

@@ -55,7 +55,7 @@ class Movements(Reductions):
             reply = native.broadcast(target, opts.rootRank, None, limit, later)
             return flights_of(reply), finish
 
-        return self._run(opts, x, body, (x,), (x,))
+        return self._run("broadcast", opts, x, body, (x,), (x,))
 
     def all_gather_single(
         self, output: torch.Tensor, input: torch.Tensor, opts: Any = None
@@ -67,7 +67,7 @@ class Movements(Reductions):
         def body(native: _zbccl.Communicator, limit: int, later: bool) -> tuple[Flights, Finish]:
             return _all_gather(native, output, input, limit, later)
 
-        return self._run(opts, input, body, (input,), (output,))
+        return self._run("all_gather_into_tensor", opts, input, body, (input,), (output,))
 
     _allgather_base = all_gather_single
     allgather_into_tensor = all_gather_single
@@ -89,7 +89,7 @@ class Movements(Reductions):
                 for output, x in zip(outputs, inputs, strict=True)
             )
 
-        return self._run(opts, inputs[0], body, inputs, outputs)
+        return self._run("all_gather_into_tensor_coalesced", opts, inputs[0], body, inputs, outputs)
 
     allgather_into_tensor_coalesced = all_gather_single_coalesced
 
@@ -106,7 +106,7 @@ class Movements(Reductions):
         def body(native: _zbccl.Communicator, limit: int, later: bool) -> tuple[Flights, Finish]:
             return _all_gather_list(native, parts, x, limit, later)
 
-        return self._run(opts, x, body, (x,), parts)
+        return self._run("all_gather", opts, x, body, (x,), parts)
 
     def allgather_coalesced(
         self, output_lists: Sequence[Any], inputs: Sequence[torch.Tensor], opts: Any = None
@@ -124,7 +124,14 @@ class Movements(Reductions):
                 for parts, x in zip(lists, inputs, strict=True)
             )
 
-        return self._run(opts, inputs[0], body, inputs, [x for parts in lists for x in parts])
+        return self._run(
+            "all_gather_coalesced",
+            opts,
+            inputs[0],
+            body,
+            inputs,
+            [x for parts in lists for x in parts],
+        )
 
     def gather(
         self,
@@ -155,7 +162,7 @@ class Movements(Reductions):
             reply = native.gather(flat(readable(x)), opts.rootRank, out, limit, later)
             return flights_of(reply), finish
 
-        return self._run(opts, x, body, (x,), parts)
+        return self._run("gather", opts, x, body, (x,), parts)
 
     def scatter(
         self,
@@ -189,7 +196,7 @@ class Movements(Reductions):
             reply = native.scatter(source, opts.rootRank, flat(target), limit, later)
             return flights_of(reply), finish
 
-        return self._run(opts, output, body, parts if is_root else (), (output,))
+        return self._run("scatter", opts, output, body, parts if is_root else (), (output,))
 
     def all_to_all_single(
         self,
@@ -220,7 +227,7 @@ class Movements(Reductions):
                 reply = native.all_to_all_v(source, sent, received, flat(target), limit, later)
             return flights_of(reply), finish
 
-        return self._run(opts, input, body, (input,), (output,))
+        return self._run("all_to_all_single", opts, input, body, (input,), (output,))
 
     alltoall_base = all_to_all_single
 
@@ -238,7 +245,7 @@ class Movements(Reductions):
             reply = native.all_to_all_v(source, sent, received, target, limit, later)
             return flights_of(reply), finish
 
-        return self._run(opts, inputs[0], body, inputs, outputs)
+        return self._run("all_to_all", opts, inputs[0], body, inputs, outputs)
 
     def barrier(self, opts: Any = None, timeout: Any = None) -> Work:
         """Returns when every rank has come, and this rank's current stream has come as far.
@@ -255,7 +262,7 @@ class Movements(Reductions):
         def body(native: _zbccl.Communicator, limit: int, later: bool) -> tuple[Flights, Finish]:
             return flights_of(native.barrier(limit, later)), None
 
-        return self._run(opts, _ON_HOST, body, (), ())
+        return self._run("barrier", opts, _ON_HOST, body, (), ())
 
     def _barrier_on(self, stream: torch.cuda.Stream, opts: Any) -> Work:
         def body(native: _zbccl.Communicator, limit: int, later: bool) -> tuple[Flights, Finish]:
@@ -268,7 +275,7 @@ class Movements(Reductions):
             return [], None
 
         marker = torch.empty(0, dtype=torch.uint8, device=stream.device)
-        return self._run(opts, marker, body, (), ())
+        return self._run("barrier", opts, marker, body, (), ())
 
     def monitored_barrier(self, timeout: Any = None, wait_all_ranks: bool = False) -> None:
         """A barrier whose error names the rank that is missing."""

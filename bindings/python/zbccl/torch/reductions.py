@@ -63,7 +63,7 @@ class Reductions(Calls):
         def body(native: _zbccl.Communicator, limit: int, later: bool) -> tuple[Flights, Finish]:
             return _all_reduce(native, x, operator, limit, later)
 
-        return self._run(opts, x, body, (x,), (x,))
+        return self._run("all_reduce", opts, x, body, (x,), (x,))
 
     def allreduce_coalesced(self, tensors: Sequence[torch.Tensor], opts: Any = None) -> Work:
         """Each tensor as by allreduce."""
@@ -76,7 +76,7 @@ class Reductions(Calls):
                 for x, operator in zip(tensors, operators, strict=True)
             )
 
-        return self._run(opts, tensors[0], body, tensors, tensors)
+        return self._run("all_reduce_coalesced", opts, tensors[0], body, tensors, tensors)
 
     def reduce(
         self,
@@ -110,7 +110,7 @@ class Reductions(Calls):
             reply = native.reduce(source, opts.rootRank, out, operator.name, limit, later)
             return flights_of(reply), finish
 
-        return self._run(opts, x, body, (x,), (x,))
+        return self._run("reduce", opts, x, body, (x,), (x,))
 
     def reduce_scatter_single(
         self, output: torch.Tensor, input: torch.Tensor, opts: Any = None
@@ -123,7 +123,7 @@ class Reductions(Calls):
         def body(native: _zbccl.Communicator, limit: int, later: bool) -> tuple[Flights, Finish]:
             return _reduce_scatter(native, output, input, operator, limit, later)
 
-        return self._run(opts, input, body, (input,), (output,))
+        return self._run("reduce_scatter_tensor", opts, input, body, (input,), (output,))
 
     _reduce_scatter_base = reduce_scatter_single
     reduce_scatter_tensor = reduce_scatter_single
@@ -146,7 +146,7 @@ class Reductions(Calls):
                 for output, x, operator in zip(outputs, inputs, operators, strict=True)
             )
 
-        return self._run(opts, inputs[0], body, inputs, outputs)
+        return self._run("reduce_scatter_tensor_coalesced", opts, inputs[0], body, inputs, outputs)
 
     reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced
 
@@ -185,7 +185,7 @@ class Reductions(Calls):
             )
             return flights_of(reply), finish
 
-        return self._run(opts, output, body, parts, (output,))
+        return self._run("reduce_scatter", opts, output, body, parts, (output,))
 
     def _check_parts(self, part: torch.Tensor, whole: torch.Tensor, call: str) -> None:
         size = self._host.size
