@@ -158,12 +158,14 @@ void add_calibrate(CLI::App& topo, Action& action) {
       "Measures meetings, copies and algorithms between real ranks, fits the thresholds that the "
       "library takes, and writes them to its tuning file. Takes about half a minute; leave the "
       "machine to it");
+  command->add_option("--device", options->device, "What is measured: host (default) or cuda")
+      ->check(CLI::IsMember({"host", "cuda"}));
   command->add_option("-n,--ranks", options->ranks, "Numbers of ranks, separated by commas")
       ->delimiter(',')
       ->check(CLI::Range(2, kMaxCalibrateRanks));
   command->add_flag("--steady", options->steady,
                     "Fit to inputs that never change instead of ones that are written anew");
-  command->add_option("--seconds", options->seconds, "Time for each size and way (0.05)")
+  command->add_option("--seconds", options->seconds, "Time for each size and way (0.05; cuda 0.02)")
       ->check(CLI::Range(0.001, 60.0));
   command->add_option("--output", options->output, "The file to write (where the library looks)");
   command->add_flag("--dry-run", options->dry_run, "Print the table instead of writing it");

@@ -1,23 +1,23 @@
+// `zbccl topo calibrate`: see topo_calibrate.h.
 #include "topo_calibrate.h"
 
 #include <fmt/core.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <stdexcept>
+#include <utility>
 
-#include "calibrate/fit.h"
+#include "calibrate/device_measure.h"
+#include "calibrate/job.h"
 #include "calibrate/measure.h"
+#include "calibrate/report.h"
 #include "calibrate/table.h"
 #include "command.h"
-#include "launch/launcher.h"
-#include "launch/program.h"
+#include "perf/cuda_perf.h"
 #include "topology/machine.h"
 #include "topology/machine_key.h"
 
@@ -27,138 +27,84 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kMostCores = 64;
-constexpr uint64_t kNever = uint64_t{1} << 40;
-// Stores past the cache disturb nobody's cache, but have to earn their place.
-constexpr double kStreamMargin = 0.05;
-constexpr const char* kResult = "measured.json";
+constexpr int kMostGpus = 16;
+constexpr double kHostSeconds = 0.05;
+constexpr double kCudaSeconds = 0.02;
 
-// A folder of ours under the system's temporary one, taken away at the end.
-class Folder {
- public:
-  Folder() : path_((fs::temp_directory_path() / "zbccl-calibrate-XXXXXX").string()) {
-    if (mkdtemp(path_.data()) == nullptr) {
-      throw std::runtime_error(path_ +
-                               " cannot be made: set TMPDIR to a folder that can be written");
-    }
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
+bool on_gpus(const CalibrateOptions& options) { return options.device == "cuda"; }
 
- private:
-  std::string path_;
-};
+double seconds_of(const CalibrateOptions& options) {
+  if (options.seconds > 0) return options.seconds;
+  return on_gpus(options) ? kCudaSeconds : kHostSeconds;
+}
 
+int run_rank(const CalibrateOptions& options) {
+  return run_measuring_rank(options.rank_folder, [&](const std::string& folder) {
+    if (on_gpus(options)) return to_json(measure_device_rank(seconds_of(options)));
+    return to_json(measure_rank({options.steady, seconds_of(options)}, folder));
+  });
+}
+
+// Throws UsageError where there are no GPUs for so many ranks.
 std::vector<int> rank_counts(const CalibrateOptions& options) {
+  const bool gpus = on_gpus(options);
+  const int cores = std::min(static_cast<int>(topology::usable_cpus().size()), kMostCores);
+  if (gpus) set_cuda_environment({});
+  const int most = gpus ? std::min(count_gpus({}), kMostGpus) : std::max(8, cores);
   std::vector<int> counts = options.ranks;
   if (counts.empty()) {
-    const int cores = std::min(static_cast<int>(topology::usable_cpus().size()), kMostCores);
-    for (int ranks = 2; ranks <= std::max(8, cores); ranks *= 2) counts.push_back(ranks);
+    for (int ranks = 2; ranks <= most; ranks *= 2) counts.push_back(ranks);
   }
   std::sort(counts.begin(), counts.end());
   counts.erase(std::unique(counts.begin(), counts.end()), counts.end());
+  if (gpus && (counts.empty() || counts.back() > most)) {
+    throw UsageError(fmt::format(
+        "topo calibrate --device cuda: {} GPU(s) can be used here; every rank needs one, and there "
+        "are at least two ranks",
+        most));
+  }
   return counts;
 }
 
-// What one rank of the measuring job does.
-int run_rank(const CalibrateOptions& options) {
-  const char* rank = std::getenv("ZBCCL_RANK");
-  const std::string name = rank != nullptr ? rank : "0";
-  const fs::path folder = fs::path(options.rank_folder) / name;
-  fs::create_directories(folder);
-  try {
-    const Measured measured = measure_rank({options.steady, options.seconds}, folder.string());
-    if (name == "0") {
-      std::ofstream(fs::path(options.rank_folder) / kResult) << to_json(measured);
-    }
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "zbccl topo calibrate: rank %s: %s\n", name.c_str(), error.what());
-    return kFailure;
-  }
-  return kSuccess;
+std::string measured_with(const CalibrateOptions& options, int ranks) {
+  std::vector<std::string> arguments = {"--seconds", fmt::format("{}", seconds_of(options)),
+                                        "--device", options.device};
+  if (options.steady) arguments.emplace_back("--steady");
+  std::fflush(stdout);
+  return run_measuring_job(ranks, arguments);
 }
 
-Measured measure(const CalibrateOptions& options, int ranks) {
-  const Folder folder;
-  Job job;
-  job.caller = "zbccl topo calibrate";
-  job.program = own_path();
-  job.arguments = {
-      job.program,     "topo",       "calibrate", "--seconds", fmt::format("{}", options.seconds),
-      "--rank-folder", folder.path()};
-  if (options.steady) job.arguments.emplace_back("--steady");
-  job.ranks = ranks;
-  job.prefix = false;
-  if (const int code = launch(job); code != kSuccess) {
-    throw std::runtime_error(fmt::format("measuring with {} ranks failed (code {})", ranks, code));
+// Fits the host's entries of the table; returns everything measured, as JSON.
+std::vector<std::string> calibrate_host(const CalibrateOptions& options,
+                                        const std::vector<int>& counts, plan::TuningTable& table) {
+  fmt::print("data: {}\n", options.steady
+                               ? "unchanging (the caches keep every line where it is)"
+                               : "fresh (every rank writes its input before each call and reads "
+                                 "its output after it)");
+  std::vector<std::string> all;
+  table.host.clear();
+  for (const int ranks : counts) {
+    all.push_back(measured_with(options, ranks));
+    table.host.push_back(report_host(parse_measured(all.back())));
   }
-  std::ifstream file(fs::path(folder.path()) / kResult);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return parse_measured(text.str());
+  return all;
 }
 
-std::string size_text(uint64_t bytes) {
-  if (bytes >= kNever) return "never";
-  constexpr uint64_t kKilo = 1 << 10;
-  if (bytes >= kKilo * kKilo)
-    return fmt::format("{:.3g} MiB", static_cast<double>(bytes) / 1048576);
-  if (bytes >= kKilo) return fmt::format("{:.3g} KiB", static_cast<double>(bytes) / 1024);
-  return fmt::format("{} B", bytes);
-}
-
-void print_curves(const char* first_name, const Curve& first, const char* second_name,
-                  const Curve& second) {
-  fmt::print("  {:>12}{:>14}{:>14}   (us)\n", "size", first_name, second_name);
-  for (size_t i = 0; i < first.points().size(); ++i) {
-    fmt::print("  {:>12}{:>14.2f}{:>14.2f}\n", first.points()[i].bytes, first.points()[i].us,
-               second.points()[i].us);
+// The same for GPUs. Entries for other numbers of ranks stay, if they are of the same model.
+std::vector<std::string> calibrate_gpus(const CalibrateOptions& options,
+                                        const std::vector<int>& counts, plan::TuningTable& table) {
+  std::vector<std::string> all;
+  for (const int ranks : counts) {
+    all.push_back(measured_with(options, ranks));
+    const DeviceMeasured measured = parse_device_measured(all.back());
+    if (table.gpu != measured.gpu) table.device.clear();
+    table.gpu = measured.gpu;
+    std::erase_if(table.device, [&](const auto& entry) { return entry.ranks == ranks; });
+    table.device.push_back(report_device(measured));
   }
-}
-
-void print_held_out(const std::vector<HeldOut>& results) {
-  fmt::print("  held out: {:>10}{:>12}{:>14}{:>14}{:>9}{:>18}\n", "size", "chosen", "predicted us",
-             "measured us", "error", "lost to the best");
-  for (const HeldOut& held : results) {
-    fmt::print("  {:>20}{:>12}{:>14.2f}{:>14.2f}{:>8.0f}%{:>17.0f}%\n", held.bytes, held.chosen,
-               held.predicted_us, held.measured_us,
-               100 * (held.predicted_us / held.measured_us - 1),
-               100 * (held.measured_us / held.best_us - 1));
-  }
-}
-
-plan::HostEntry fit(const Measured& m) {
-  fmt::print("\n{} ranks\n", m.ranks);
-  fmt::print("  meeting: {:.2f} us spinning, {:.2f} us sleeping: {}\n", m.meeting_spin,
-             m.meeting_sleep, m.wait);
-  if (m.faster_wait != m.wait) {
-    fmt::print("  ZBCCL_HOST_WAIT={} would make them faster here, at the price that it has\n",
-               m.faster_wait);
-  }
-  const Point& copied = m.copy.points().back();
-  fmt::print("  every rank copying {} at once: {:.0f} us, {:.1f} GB/s each\n",
-             size_text(copied.bytes), copied.us,
-             static_cast<double>(copied.bytes) / copied.us / 1e3);
-  print_curves("one_shot", m.one_shot, "two_shot", m.two_shot);
-  const Threshold one_shot = fit_threshold(m.one_shot, m.two_shot, "one_shot", "two_shot", 0);
-  fmt::print("  one-shot up to {}: {}\n", size_text(one_shot.bytes), one_shot.why);
-  print_held_out(hold_out(one_shot, m.one_shot, m.two_shot, m.one_shot_held, m.two_shot_held,
-                          "one_shot", "two_shot"));
-  print_curves("cached", m.cached, "streamed", m.streamed);
-  const Threshold stream = fit_threshold(m.cached, m.streamed, "cached", "streamed", kStreamMargin);
-  const uint64_t stream_min = stream.open ? kNever : stream.bytes;
-  fmt::print("  stores past the cache from {}: {}\n", size_text(stream_min), stream.why);
-  print_held_out(
-      hold_out(stream, m.cached, m.streamed, m.cached_held, m.streamed_held, "cached", "streamed"));
-  plan::HostEntry entry;
-  entry.fit = {static_cast<uint32_t>(m.ranks), m.wait == "sleep" ? 1U : 0U, one_shot.bytes,
-               stream_min};
-  entry.cost = fit_host_cost(m.copy, m.wait == "sleep" ? m.meeting_sleep : m.meeting_spin);
-  return entry;
+  std::sort(table.device.begin(), table.device.end(),
+            [](const auto& a, const auto& b) { return a.ranks < b.ranks; });
+  return all;
 }
 
 // Before half a minute is spent.
@@ -173,13 +119,21 @@ void check_writable(const std::string& path) {
   }
 }
 
-void write_measured(const std::string& path, const std::vector<Measured>& all) {
+void write_measured(const std::string& path, const std::vector<std::string>& all) {
   std::ofstream file(path, std::ios::trunc);
   file << "[";
-  for (size_t i = 0; i < all.size(); ++i) file << (i > 0 ? ",\n" : "") << to_json(all[i]);
+  for (size_t i = 0; i < all.size(); ++i) file << (i > 0 ? ",\n" : "") << all[i];
   file << "]\n";
   file.close();
   if (!file) throw std::runtime_error(fmt::format("--json {}: the file cannot be written", path));
+}
+
+// What the file holds of the other device, if it is of this machine.
+plan::TuningTable table_before(const std::string& path, const std::string& machine) {
+  auto table = read_tuning(path, machine);
+  plan::TuningTable before = table.ok() ? std::move(table).value() : plan::TuningTable();
+  before.machine = machine;
+  return before;
 }
 
 }  // namespace
@@ -192,19 +146,15 @@ int calibrate(const CalibrateOptions& options) {
         "topo calibrate: neither HOME nor ZBCCL_TUNING_FILE is set; name a file with "
         "--output");
   }
-  plan::TuningTable table;
-  table.machine = topology::machine_key();
-  if (!options.dry_run) check_writable(path);
-  fmt::print("machine: {}\ndata: {}\n", table.machine,
-             options.steady ? "unchanging (the caches keep every line where it is)"
-                            : "fresh (every rank writes its input before each call and reads its "
-                              "output after it)");
-  std::vector<Measured> all;
-  for (const int ranks : rank_counts(options)) {
-    std::fflush(stdout);
-    all.push_back(measure(options, ranks));
-    table.host.push_back(fit(all.back()));
+  if (on_gpus(options) && options.steady) {
+    throw UsageError("topo calibrate: --steady is for --device host");
   }
+  const std::vector<int> counts = rank_counts(options);
+  if (!options.dry_run) check_writable(path);
+  plan::TuningTable table = table_before(path, topology::machine_key());
+  fmt::print("machine: {}\n", table.machine);
+  const std::vector<std::string> all = on_gpus(options) ? calibrate_gpus(options, counts, table)
+                                                        : calibrate_host(options, counts, table);
   if (!options.json_path.empty()) write_measured(options.json_path, all);
   if (options.dry_run) {
     fmt::print("\nnothing was written (--dry-run); the table would be\n{}", plan::to_json(table));

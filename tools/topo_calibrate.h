@@ -7,9 +7,11 @@
 namespace zbccl::tools {
 
 struct CalibrateOptions {
-  std::vector<int> ranks;  // empty: 2, 4, 8 and the powers of two up to the number of cores
+  std::string device = "host";
+  std::vector<int>
+      ranks;  // empty: 2, 4, 8 and the powers of two up to the number of cores, or GPUs
   bool steady = false;
-  double seconds = 0.05;
+  double seconds = 0;  // 0: 0.05 on the host, 0.02 on GPUs
   std::string output;  // empty: where the library looks
   bool dry_run = false;
   std::string json_path;    // everything measured, too

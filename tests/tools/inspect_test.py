@@ -15,6 +15,15 @@ from command import BIN, TIMEOUT, environment, zbccl
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+def machine_key() -> str:
+    """What a tuning file of this machine names: the command says it of a file of another one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tuning.json"
+        path.write_text(json.dumps({"version": 1, "machine": "m", "entries": []}))
+        shown = zbccl("topo", "show", ZBCCL_TUNING_FILE=str(path)).stdout
+        return re.search(r"\(m; this is (.*)\); run", shown).group(1)
+
+
 class Env(unittest.TestCase):
     FIELDS = ["name", "type", "default", "range", "text", "value", "set"]
 
@@ -137,11 +146,9 @@ class Explain(unittest.TestCase):
         self.assertEqual(told["algorithm"], "one_shot")
 
     def test_reads_the_tuning_file(self):
-        key = zbccl("topo", "calibrate", "-n", 2, "--seconds", 0.001, "--dry-run").stdout
-        machine = re.search(r"machine: (.*)", key).group(1)
         table = {
             "version": 1,
-            "machine": machine,
+            "machine": machine_key(),
             "entries": [
                 {"ranks": 2, "wait": "spin", "one_shot_max": 8192, "stream_min": 1},
             ],
@@ -272,6 +279,38 @@ class Topo(unittest.TestCase):
         done = zbccl("topo", "calibrate", "-n", 2, "--seconds", 0.001, "--output", "/proc/no/such")
         self.assertEqual(done.returncode, 2)
         self.assertIn("--output", done.stderr)
+
+    def test_calibrate_keeps_what_is_known_of_gpus(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "tuning.json"
+            device = {
+                "gpu": "a GPU",
+                "entries": [{"ranks": 2, "values": {"one_shot_max": 7}, "costs": []}],
+            }
+            table = {"version": 1, "machine": machine_key(), "entries": [], "device": device}
+            path.write_text(json.dumps(table))
+            quick = ("topo", "calibrate", "-n", 2, "--seconds", 0.001, "--output", path)
+            done = zbccl(*quick)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            written = json.loads(path.read_text())
+            self.assertEqual(written["device"], device)
+            self.assertEqual(len(written["entries"]), 1)
+            self.assertIn("a GPU, from 2 ranks: one_shot_max=7", done.stdout)
+
+    def test_calibrate_without_gpus(self):
+        # Nothing is written, and the reason is told.
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "new" / "tuning.json"
+            done = zbccl(
+                *("topo", "calibrate", "--device", "cuda", "--output", path),
+                CUDA_VISIBLE_DEVICES="",
+            )
+            self.assertEqual(done.returncode, 2)
+            self.assertIn("cuda", done.stderr)
+            self.assertFalse(path.parent.exists())
+        done = zbccl("topo", "calibrate", "--device", "cuda", "--steady")
+        self.assertEqual(done.returncode, 2)
+        self.assertEqual(zbccl("topo", "calibrate", "--device", "tpu").returncode, 2)
 
     def test_arguments(self):
         for arguments in ([], ["show", "-n", 0], ["show", "-n", "x"], ["show", "more"], ["draw"]):

@@ -11,12 +11,13 @@ namespace {
 
 double log_of(double value) { return std::log(std::max(value, 1e-9)); }
 
-// Where the curves cross between two sizes, by logarithms; the geometric middle where they do not.
+// Where the curves cross between two sizes, by logarithms: at the lower one where they are equal
+// there, within what measuring twice differs by; the geometric middle where they do not cross.
 uint64_t crossing(const Curve& first, const Curve& second, size_t low, size_t high) {
   const double at_low = log_of(first.at(low)) - log_of(second.at(low));
   const double at_high = log_of(first.at(high)) - log_of(second.at(high));
   double part = 0.5;
-  if (at_low < 0 && at_high > 0) part = at_low / (at_low - at_high);
+  if (at_high > 0) part = at_low < 0 ? at_low / (at_low - at_high) : 0;
   const double bytes =
       std::exp(log_of(static_cast<double>(low)) +
                part * (log_of(static_cast<double>(high)) - log_of(static_cast<double>(low))));

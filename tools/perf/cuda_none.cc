@@ -1,4 +1,5 @@
 // The command without CUDA.
+#include "calibrate/device_measure.h"
 #include "command.h"
 #include "perf/cuda_perf.h"
 
@@ -17,5 +18,6 @@ void set_cuda_environment(const PerfArguments& /*arguments*/) { refuse(); }
 int count_gpus(const PerfArguments& /*arguments*/) { refuse(); }
 int run_cuda_rank(const PerfArguments& /*arguments*/) { refuse(); }
 int run_cuda_threads(const PerfOptions& /*options*/, int /*ranks*/) { refuse(); }
+DeviceMeasured measure_device_rank(double /*seconds*/) { refuse(); }
 
 }  // namespace zbccl::tools

@@ -21,68 +21,27 @@
 
 #include "command.h"
 #include "perf/cuda_bench.h"
+#include "perf/cuda_member.h"
 #include "perf/cuda_runtime.h"
 #include "perf/nccl_library.h"
 
 namespace zbccl::tools {
 namespace {
 
-// Long enough for the host's part of a check of the largest sizes, and far from 10 minutes: a
-// benchmark that hangs holds machines.
-constexpr int64_t kTimeoutMs = 60'000;
 constexpr int kSharedBlocks = 128;  // of all ranks on one GPU
 
-zbcclConfig_t host_config() {
-  zbcclConfig_t config = ZBCCL_CONFIG_INITIALIZER;
-  config.device = ZBCCL_DEVICE_NONE;
-  return config;
-}
-
-zbcclConfig_t device_config(const PerfOptions& options, int device, int ranks) {
-  zbcclConfig_t config = ZBCCL_CONFIG_INITIALIZER;
-  config.device = device;
-  config.max_blocks = options.cuda.max_blocks;
+int max_blocks(const PerfOptions& options, int ranks) {
   // The grids of all ranks must be on the GPU at the same time.
-  if (options.cuda.one_gpu && config.max_blocks == 0) {
-    config.max_blocks = std::max(kSharedBlocks / ranks, 1);
-  }
-  if (std::getenv("ZBCCL_TIMEOUT") == nullptr) config.timeout_ms = kTimeoutMs;
-  return config;
-}
-
-// Collective: an id that rank 0 makes.
-zbcclUniqueId agree_on_id(Communicator& control) {
-  Buffer<std::byte> shared(sizeof(zbcclUniqueId));
-  zbcclUniqueId id = {};
-  if (control.rank() == 0) check(zbcclGetUniqueId(&id));
-  std::memcpy(shared.data(), &id, sizeof id);
-  control.broadcast(shared.span(), 0);
-  std::memcpy(&id, shared.data(), sizeof id);
-  return id;
+  const bool shares = options.cuda.one_gpu && options.cuda.max_blocks == 0;
+  return shares ? std::max(kSharedBlocks / ranks, 1) : options.cuda.max_blocks;
 }
 
 uint64_t run_member(Communicator& control, const PerfOptions& options, int device) {
-  // The driver and its context are warm before the communicator's time is taken.
-  check_cuda(cudaSetDevice(device), "cudaSetDevice");
-  check_cuda(cudaFree(nullptr), "cudaFree");
-  const zbcclUniqueId id = agree_on_id(control);
-  const zbcclConfig_t config = device_config(options, device, control.size());
-  control.barrier();
-  const auto begin = std::chrono::steady_clock::now();
-  Communicator comm = Communicator::from_id(control.size(), control.rank(), id, &config);
-  const std::chrono::duration<double, std::milli> init = std::chrono::steady_clock::now() - begin;
-  const uint64_t wrong = run_cuda_bench({control, comm, device, init.count()}, options);
-  comm.destroy();
+  warm_up(device);  // before the communicator's time is taken
+  MadeCommunicator made = device_communicator(control, device, max_blocks(options, control.size()));
+  const uint64_t wrong = run_cuda_bench({control, made.comm, device, made.init_ms}, options);
+  made.comm.destroy();
   return wrong;
-}
-
-int local_rank(int rank) {
-  for (const char* name : {"ZBCCL_LOCAL_RANK", "LOCAL_RANK", "SLURM_LOCALID",
-                           "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"}) {
-    const char* value = std::getenv(name);
-    if (value != nullptr && *value != '\0') return std::atoi(value);
-  }
-  return rank;
 }
 
 // How many there are, or why none can be used.
@@ -159,9 +118,7 @@ int run_cuda_rank(const PerfArguments& arguments) {
     if (options.cuda.one_gpu || options.cuda.threads) {
       throw UsageError("--one-gpu and --threads start their ranks themselves, outside of a job");
     }
-    int gpus = 0;
-    check_cuda(cudaGetDeviceCount(&gpus), "cudaGetDeviceCount");
-    const uint64_t wrong = run_member(control, options, local_rank(rank) % std::max(gpus, 1));
+    const uint64_t wrong = run_member(control, options, local_gpu(rank));
     control.destroy();
     return wrong == 0 ? kSuccess : kFailure;
   } catch (const UsageError&) {
