@@ -104,7 +104,7 @@ TEST_P(MalformedTest, IsRefusedWithItsReason) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Safetensors, MalformedTest, testing::ValuesIn(kMalformed),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& test) { return test.param.name; });
 
 TEST(SafetensorsTest, LengthsThatLie) {
   EXPECT_NE(parse_error({}).find("the file has 0 bytes"), std::string::npos);

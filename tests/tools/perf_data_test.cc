@@ -122,9 +122,9 @@ TEST_P(PerfData, ExpectsTheExactReduction) {
 INSTANTIATE_TEST_SUITE_P(TypesAndOperators, PerfData,
                          testing::Combine(testing::Range(0, static_cast<int>(zbcclNumTypes)),
                                           testing::Range(0, static_cast<int>(zbcclNumOps))),
-                         [](const auto& info) {
-                           const auto type = static_cast<zbcclDataType_t>(std::get<0>(info.param));
-                           const auto op = static_cast<zbcclRedOp_t>(std::get<1>(info.param));
+                         [](const auto& test) {
+                           const auto type = static_cast<zbcclDataType_t>(std::get<0>(test.param));
+                           const auto op = static_cast<zbcclRedOp_t>(std::get<1>(test.param));
                            return std::string(zbcclTypeName(type)) + "_" + zbcclOpName(op);
                          });
 
