@@ -21,6 +21,15 @@ OTHERS = (
 KEY_SIZES = (8 * KB, 64 * KB, 256 * KB, MB, 4 * MB, 16 * MB, 64 * MB, 256 * MB)
 OTHER_KEY_SIZES = (8 * KB, 64 * KB, MB, 16 * MB, 256 * MB)
 CHECKED = 16 * MB
+# What becomes of rows and of sums, beside the plain all_reduce of the same bytes: rows of 4096
+# elements with a residual, and the same with FP8 codes and scales instead of the rows.
+FUSED = (
+    ("all_reduce_rms_norm", "none"),
+    ("all_reduce_rms_norm", "fp8"),
+    ("all_reduce_quantized", "fp8"),
+    ("all_reduce_quantized", "int8"),
+)
+FUSED_SIZES = (8 * KB, 256 * KB, MB, 16 * MB)
 
 
 def powers(first: int, last: int, factor: int) -> tuple[int, ...]:
@@ -42,6 +51,7 @@ class Case:
     both_places: bool = False
     memory: str = ""  # "", "--plain" or "--register"
     nccl: bool = True
+    quant: str = ""
 
     def command(self, program: Path, seconds: float, output: Path) -> list[str]:
         words = [str(program), "perf", self.operation, "--device", "cuda", "--graph"]
@@ -52,7 +62,14 @@ class Case:
         words += [] if self.both_places or not self.sizes else ["--out-of-place"]
         words += [self.memory] if self.memory else []
         words += ["--compare", "nccl"] if self.nccl else []
+        words += ["--quant", self.quant] if self.quant else []
         return [*words, "--json", str(output)]
+
+
+def fused(ranks: int) -> list[Case]:
+    return [
+        Case(operation, ranks, FUSED_SIZES, nccl=False, quant=quant) for operation, quant in FUSED
+    ]
 
 
 def quick(ranks: int) -> list[Case]:
@@ -60,6 +77,7 @@ def quick(ranks: int) -> list[Case]:
     return [
         Case("all_reduce", ranks, KEY_SIZES, both_places=True),
         *[Case(operation, ranks, OTHER_KEY_SIZES) for operation in MAIN[1:]],
+        *fused(ranks),
     ]
 
 
@@ -72,6 +90,7 @@ def full(ranks: int) -> list[Case]:
         *[Case(operation, ranks, sizes) for operation in MAIN[1:]],
         *[Case(operation, ranks, some) for operation in OTHERS if operation != "barrier"],
         Case("barrier", ranks),
+        *fused(ranks),
         Case("all_reduce", ranks, KEY_SIZES[:6], types="f32,f16,e4m3,i32,f64"),
         Case("all_reduce", ranks, KEY_SIZES[:6], memory="--plain", nccl=False),
         Case("all_gather", ranks, KEY_SIZES[:6], memory="--register", nccl=False),

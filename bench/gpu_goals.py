@@ -37,8 +37,11 @@ TIMES: dict[int, dict[str, dict[int, float]]] = {
         },
     },
 }
+# What a residual and an RMSNorm may add to an all_reduce of the same bytes, up to 1 MB.
+NORM_ADDS = 1.0
 NEVER_SLOWER = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all")
 NOISE = 0.98
+NORM = "all_reduce_rms_norm"
 HELD = 32 * MB
 INIT_MS = 500.0
 
@@ -103,6 +106,22 @@ def beside_nccl(rows: list[Row]) -> Iterator[Result]:
             yield Result(goal, "never slower by more than 2 %", text, met == len(found))
 
 
+def norms(rows: list[Row]) -> Iterator[Result]:
+    """Beside the plain all_reduce of the same run."""
+    for ranks in sorted({row["ranks"] for row in rows}):
+        found = []
+        for row in rows:
+            if (row["op"], row["ranks"], row.get("quant")) != (NORM, ranks, "none"):
+                continue
+            beside = find(rows, "all_reduce", ranks, row["size"])
+            if beside and row["size"] <= MB:
+                found.append((own(row) - own(beside), label(row["size"])))
+        text = ", ".join(f"{where} {more:+.2g} µs" for more, where in found)
+        met = max(found)[0] <= NORM_ADDS if found else None
+        goal = f"residual and RMSNorm behind all_reduce, {ranks} ranks, to 1 MB"
+        yield Result(goal, f"at most {NORM_ADDS:g} µs more", text, met)
+
+
 def others(rows: list[Row]) -> Iterator[Result]:
     if not rows:
         return
@@ -138,4 +157,4 @@ def tests(record: dict[str, Any]) -> Iterator[Result]:
 
 def results(record: dict[str, Any]) -> list[Result]:
     rows: list[Row] = record["rows"]
-    return [*tests(record), *times(rows), *beside_nccl(rows), *others(rows)]
+    return [*tests(record), *times(rows), *beside_nccl(rows), *norms(rows), *others(rows)]

@@ -10,12 +10,19 @@ from gpu_cases import MAIN
 
 SIZES = (8 * KB, 64 * KB, 256 * KB, MB, 4 * MB, 16 * MB, 64 * MB, 256 * MB, 1024 * MB)
 NAMES = {"nccl": "NCCL", "torch one-shot": "PyTorch one-shot", "torch two-shot": "PyTorch two-shot"}
+FUSED = {
+    ("all_reduce", ""): "all_reduce",
+    ("all_reduce_rms_norm", "none"): "with residual and RMSNorm",
+    ("all_reduce_rms_norm", "fp8"): "with residual, RMSNorm and FP8 codes",
+    ("all_reduce_quantized", "fp8"): "by E4M3 codes",
+    ("all_reduce_quantized", "int8"): "by INT8 codes",
+}
 Row = dict[str, Any]
 
 
 def table(rows: list[Row]) -> list[str]:
     """Median times, the peers' under ours, for each operation and number of ranks."""
-    rows = [row for row in rows if gpu_goals.plain(row) and row["size"] > 0]
+    rows = [row for row in rows if gpu_goals.plain(row) and row["size"] > 0 and "quant" not in row]
     sizes = [size for size in SIZES if any(row["size"] == size for row in rows)]
     lines = [
         "| median time (µs), bf16 | " + " | ".join(label(size) for size in sizes) + " |",
@@ -36,6 +43,38 @@ def table(rows: list[Row]) -> list[str]:
     return lines
 
 
+def fused_table(rows: list[Row]) -> list[str]:
+    """The fused operations beside all_reduce of the same bytes; nothing where none was measured."""
+    fused = [row for row in rows if "quant" in row]
+    if not fused:
+        return []
+    sizes = sorted({row["size"] for row in fused})
+    lines = [
+        "| median time (µs), bf16 | " + " | ".join(label(size) for size in sizes) + " | error |",
+        "|---|" + "---|" * (len(sizes) + 1),
+    ]
+    for ranks in sorted({row["ranks"] for row in fused}):
+        for (operation, quant), name in FUSED.items():
+            found = {
+                row["size"]: row
+                for row in rows
+                if gpu_goals.plain(row)
+                and (row["op"], row["ranks"], row.get("quant", "")) == (operation, ranks, quant)
+            }
+            cells = [number(own(found[size])) if size in found else "" for size in sizes]
+            errors = [row["error"]["rms"] for row in found.values() if "error" in row]
+            error = f"{max(errors):.2g}" if errors else ""
+            name = f"{name}, {ranks} GPUs" if operation == "all_reduce" else f"&nbsp;&nbsp;{name}"
+            lines.append(f"| {name} | " + " | ".join(cells) + f" | {error} |")
+    return [
+        "",
+        "The error of codes is relative to the exact sums, root mean square, on standard normals; "
+        "rows have 4096 elements.",
+        "",
+        *lines,
+    ]
+
+
 def note(record: dict[str, Any], name: str) -> str:
     machine, versions = record["machine"], record["versions"]
     return (
@@ -48,10 +87,12 @@ def note(record: dict[str, Any], name: str) -> str:
 def pictures(rows: list[Row]) -> list[str]:
     """The plots that bench/plot.py draws of these rows."""
     drawn = [name for name in MAIN if any(row["op"] == name for row in rows)]
+    drawn += ["fused"] if any("quant" in row for row in rows) else []
     return [f"![{name}](gpu-{name.replace('_', '-')}.svg)" for name in drawn]
 
 
 def text_of(record: dict[str, Any], name: str) -> str:
     """What goes between the marks gpu-measured."""
     rows = record["rows"]
-    return "\n".join([*pictures(rows), "", *table(rows), "", note(record, name)])
+    tables = [*table(rows), *fused_table(rows)]
+    return "\n".join([*pictures(rows), "", *tables, "", note(record, name)])

@@ -191,7 +191,8 @@ class Runner:
         with tempfile.TemporaryDirectory(prefix="zbccl-gpu-") as folder:
             output = Path(folder) / "rows.json"
             code, text = self.run(case.command(self.command, self.seconds, output), PERF_SECONDS)
-            what = f"{case.operation}, {case.ranks} ranks {case.memory}".rstrip()
+            more = f" {case.memory}{case.quant}".rstrip()
+            what = f"{case.operation}, {case.ranks} ranks{more}"
             if code:
                 self.fail(f"{what}: code {code}", text)
             rows: list[Row] = json.loads(output.read_text()) if output.exists() else []

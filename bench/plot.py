@@ -5,9 +5,10 @@
 
 A file holds a list of rows, or an object whose `rows` is one (as bench/run.py, bench/gpu_run.py
 and bench/moe_run.py write). One picture is drawn for each operation: bench-OPERATION.png and .svg
-of host memory, gpu-OPERATION of GPUs; one more, bench-fresh, shows what data that is written anew
-before each call costs, and bench-moe the times of `zbccl moe`. Solid lines are zbccl, broken ones
-the libraries it was measured beside, in the same run.
+of host memory, gpu-OPERATION of GPUs; gpu-fused shows what norms and codes add to all_reduce,
+bench-fresh what data that is written anew before each call costs, and bench-moe the times of
+`zbccl moe`. Solid lines are zbccl, broken ones the libraries it was measured beside, in the same
+run; in gpu-fused broken ones are codes, and all_reduce alone.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ def finish(
     note: str,
     path: Path,
     unit: str = "bytes",
+    legend: dict[str, Any] | None = None,
 ) -> list[Path]:
     """Axes, titles and legend, and the two files."""
     for one, title in zip(axes, titles, strict=True):
@@ -120,7 +122,10 @@ def finish(
         ticks = sorted(sizes)
         one.set_xticks(ticks, [size_label(tick) for tick in ticks])
         one.minorticks_off()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    handles, names = axes[0].get_legend_handles_labels()
+    if legend is not None:
+        names, handles = list(legend), list(legend.values())
+    figure.legend(handles, names, loc="outside right center", frameon=False)
     if note:
         figure.supxlabel(note, fontsize=7, color="#666666")
     paths = []
@@ -193,6 +198,39 @@ def draw_fresh(steady: dict[str, list[Row]], fresh: list[Row], note: str, out: P
     return finish(figure, axes, titles, sizes_seen, note, out / "bench-fresh")
 
 
+def draw_fused(rows: list[Row], plain: list[Row], note: str, out: Path) -> list[Path]:
+    """Norms and sums of codes on GPUs, beside all_reduce of the same bytes."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
+    colours = dict(zip(sorted({row["ranks"] for row in rows}), COLOURS, strict=False))
+    ways = {"none": "-", "fp8": "--", "int8": ":"}
+    names = {"none": "with RMSNorm", "fp8": "with FP8 codes", "int8": "with INT8 codes"}
+    largest = max(row["size"] for row in rows)
+    for one, operation in zip(axes, ("all_reduce_rms_norm", "all_reduce_quantized"), strict=True):
+        for ranks, colour in colours.items():
+            beside = [r for r in plain if r["ranks"] == ranks and r["size"] <= largest]
+            kinds = [("all_reduce", "-.", beside)]
+            for quant, style in ways.items():
+                kind = (operation, ranks, quant)
+                found = [r for r in rows if (r["op"], r["ranks"], r["quant"]) == kind]
+                kinds.append((names[quant], style, found))
+            for name, style, found in kinds:
+                if not found:
+                    continue
+                found = sorted(found, key=lambda row: int(row["size"]))
+                times = [(row["out_of_place"] or row["in_place"])["p50_us"] for row in found]
+                at = [row["size"] for row in found]
+                text = f"{name}, {ranks} ranks"
+                one.plot(at, times, style, color=colour, marker="o", markersize=3, label=text)
+    titles = ["residual and RMSNorm: time, median (µs)", "sums of codes: time, median (µs)"]
+    handles = {
+        text: handle
+        for one in axes
+        for handle, text in zip(*one.get_legend_handles_labels(), strict=True)
+    }
+    sizes = {int(row["size"]) for row in rows}
+    return finish(figure, list(axes), titles, sizes, note, out / "gpu-fused", legend=handles)
+
+
 def draw_moe(rows: list[Row], note: str, out: Path) -> list[Path]:
     """Dispatch and combine over the number of tokens, beside the same by another library."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
@@ -229,6 +267,7 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     steady: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     fresh: list[Row] = []
+    fused: list[Row] = []
     drawn: list[Path] = []
     notes: dict[str, list[str]] = defaultdict(list)
     for path in arguments.files:
@@ -242,7 +281,9 @@ def main() -> int:
             device = row.get("device", "host")
             if note and note not in notes[device]:
                 notes[device].append(note)
-            if row.get("fresh"):
+            if device == "cuda" and "quant" in row:
+                fused.append(row)
+            elif row.get("fresh"):
                 fresh.append(row)
             else:
                 steady[device][row["op"]].append(row)
@@ -250,6 +291,9 @@ def main() -> int:
         for operation, rows in by_operation.items():
             if operation in MAIN or len(by_operation) == 1:
                 drawn += draw(operation, rows, "; ".join(notes[device]), arguments.out)
+    if fused:
+        plain = steady["cuda"]["all_reduce"]
+        drawn += draw_fused(fused, plain, "; ".join(notes["cuda"]), arguments.out)
     if any(row["op"] in steady["host"] for row in fresh):
         drawn += draw_fresh(steady["host"], fresh, "; ".join(notes["host"]), arguments.out)
     for path in drawn:

@@ -94,6 +94,9 @@ void add_perf(CLI::App& app, Action& action) {
       ->check(CLI::Range(0.001, 3600.0));
   command->add_option("-w,--warmup", a->warmup, "Calls before them (5)")
       ->check(CLI::Range(0, kMaxIterations));
+  command->add_option("--quant", a->quant,
+                      "all_reduce_rms_norm: none (default), fp8_tensor, fp8 or fp8_pow2; "
+                      "all_reduce_quantized: fp8 (default) or int8");
   command->add_option("--root,-r", a->root, "Root of reduce, broadcast, gather and scatter (0)");
   command->add_flag("--in-place", a->in_place, "Only in place (default: both)");
   command->add_flag("--out-of-place", a->out_of_place, "Only out of place (default: both)");

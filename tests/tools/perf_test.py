@@ -56,15 +56,44 @@ class Fused(unittest.TestCase):
                 self.assertEqual((row["op"], row["redop"]), (op, None))
                 self.assertGreater(row["out_of_place"]["time_us"], 0)
 
+    def test_codes_of_rows(self):
+        for quant in ("fp8_tensor", "fp8", "fp8_pow2"):
+            done, rows = perf(
+                *("all_reduce_rms_norm", "--ranks", 2, "--sizes", "8K,64K", "-n", 3),
+                *("--quant", quant),
+            )
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertEqual([row["quant"] for row in rows], [quant] * 2)
+            self.assertIsNone(rows[0]["in_place"])
+            self.assertGreater(rows[0]["out_of_place"]["time_us"], 0)
+
+    def test_codes_of_sums_and_what_they_cost(self):
+        for quant, error in ((None, 0.036), ("fp8", 0.036), ("int8", 0.009)):
+            done, rows = perf(
+                *("all_reduce_quantized", "--ranks", 2, "--sizes", "1K,1M", "-n", 3, "-d", "all"),
+                *(("--quant", quant) if quant else ()),
+            )
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertEqual({row["quant"] for row in rows}, {quant or "fp8"})
+            for row in rows:
+                self.assertAlmostEqual(row["error"]["rms"], error, delta=error / 4)
+                self.assertGreater(row["error"]["largest"], row["error"]["rms"])
+                self.assertLess(row["error"]["largest"], 10 * error)
+
     def test_what_they_do_not_have_is_refused(self):
         for arguments, word in (
             (("-d", "f32"), "f16"),
             (("--check",), "GPUs"),
             (("--compare", "gloo"), "has no all_reduce_rms_norm"),
+            (("--quant", "int8"), "fp8_pow2"),
+            (("--quant", "fp8", "--in-place"), "no in-place form with --quant fp8"),
         ):
             done, _ = perf("all_reduce_rms_norm", "--ranks", 2, *arguments)
-            self.assertNotEqual(done.returncode, 0)
+            self.assertEqual(done.returncode, 2)
             self.assertIn(word, done.stderr)
+        done, _ = perf("all_reduce", "--ranks", 2, "--quant", "none")
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("all_reduce has no other", done.stderr)
 
 
 class Checked(unittest.TestCase):

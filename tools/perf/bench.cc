@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -13,6 +14,7 @@
 #include "measure/buffers.h"
 #include "measure/ranks.h"
 #include "measure/series.h"
+#include "perf/code_error.h"
 #include "perf/compare.h"
 #include "perf/report.h"
 #include "perf/variant.h"
@@ -52,7 +54,7 @@ class Bench {
     for (const zbcclDataType_t type : types()) {
       for (const zbcclRedOp_t redop : redops()) {
         for (const size_t bytes : sizes_of(options_))
-          run_row({options_.op, type, redop, options_.root}, bytes);
+          run_row(spec_of(options_, type, redop), bytes);
       }
     }
     if (rank_ == 0) report_.print_footer(init_ms_);
@@ -92,7 +94,9 @@ class Bench {
     row.count = has_parts(spec.op) ? out.shape.larger() : out.shape.count;
     row.fresh = options_.fresh;
     row.init_ms = init_ms_;
+    row.quant = quant_name(spec);
     measure(out, in, row);
+    if (spec.op == Op::kAllReduceQuantized) row.error = error_of(out);
     for (const auto* measurement : {&row.out_of_place, &row.in_place}) {
       if (*measurement) wrong_ += (*measurement)->wrong.value_or(0);
     }
@@ -141,6 +145,18 @@ class Bench {
     // Once more, with other data, after all those calls.
     add_checked(out, row.out_of_place);
     add_checked(in, row.in_place);
+  }
+
+  CodeError error_of(const Variant& variant) {
+    return measure_code_error(
+        comm_, variant.spec, variant.shape.count,
+        [&](const void* input, void* output, size_t bytes) {
+          Shape shape;
+          shape.count = bytes / variant.element;
+          std::memcpy(first_.data(), input, bytes);
+          call(comm_, variant.spec, {first_.data(), second_.data()}, shape, rank_, ranks_);
+          std::memcpy(output, second_.data(), bytes);
+        });
   }
 
   void run_call(const Variant& variant) {

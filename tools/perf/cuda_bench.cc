@@ -75,7 +75,7 @@ class CudaBench {
     for (const zbcclDataType_t type : types()) {
       for (const zbcclRedOp_t redop : redops()) {
         for (const size_t bytes : sizes_of(options_))
-          run_row({options_.op, type, redop, options_.root}, bytes);
+          run_row(spec_of(options_, type, redop), bytes);
       }
     }
     if (rank_ == 0) report_->print_footer(init_ms_);
@@ -168,7 +168,9 @@ class CudaBench {
     row.bytes = shape.larger() * out.variant.element;
     row.count = has_parts(spec.op) ? shape.larger() : shape.count;
     row.init_ms = init_ms_;
+    row.quant = quant_name(spec);
     measure(out, in, compares ? &peer : nullptr, row);
+    if (spec.op == Op::kAllReduceQuantized) row.error = error_of(out);
     return row;
   }
 
@@ -198,6 +200,23 @@ class CudaBench {
     // Once more, with other data, after all those calls.
     add_checked(out, row.out_of_place);
     add_checked(in, row.in_place);
+  }
+
+  CodeError error_of(Side& side) {
+    const Buffers& buffers = side.variant.buffers;
+    return measure_code_error(
+        control_, side.variant.spec, side.variant.shape.count,
+        [&](const void* input, void* output, size_t bytes) {
+          // The call is that of the row, on its first elements.
+          side.variant.shape.count = bytes / side.variant.element;
+          check_cuda(cudaMemcpyAsync(buffers.send, input, bytes, cudaMemcpyDefault, stream_.get()),
+                     "cudaMemcpyAsync");
+          side.call();
+          check_cuda(cudaMemcpyAsync(output, buffers.recv, bytes, cudaMemcpyDefault, stream_.get()),
+                     "cudaMemcpyAsync");
+          stream_.wait();
+          check_state();
+        });
   }
 
   void prepare(Side& side) {

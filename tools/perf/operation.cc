@@ -187,17 +187,58 @@ Buffers in_place_buffers(Op op, void* base, const Shape& shape, size_t element, 
   }
 }
 
+namespace {
+
+struct Quant {
+  const char* name;
+  zbcclNormCodes_t form;
+};
+constexpr std::array kNormQuants = {
+    Quant{"none", zbcclNormNoCodes}, Quant{"fp8_tensor", zbcclNormTensorScale},
+    Quant{"fp8", zbcclNormGroupScales}, Quant{"fp8_pow2", zbcclNormGroupPowersOfTwo}};
+
+}  // namespace
+
+bool parse_quant(Op op, const std::string& name, CallSpec* spec) {
+  if (name.empty()) return true;
+  if (op == Op::kAllReduceQuantized) {
+    spec->code = name == "int8" ? zbcclInt8 : zbcclFloat8e4m3;
+    return name == "int8" || name == "fp8";
+  }
+  if (op != Op::kAllReduceRmsNorm) return false;
+  const auto found = std::find_if(kNormQuants.begin(), kNormQuants.end(),
+                                  [&](const Quant& quant) { return name == quant.name; });
+  if (found == kNormQuants.end()) return false;
+  spec->norm_codes = found->form;
+  return true;
+}
+
+const char* quant_name(const CallSpec& spec) {
+  if (spec.op == Op::kAllReduceQuantized) return spec.code == zbcclInt8 ? "int8" : "fp8";
+  if (spec.op != Op::kAllReduceRmsNorm) return "";
+  return kNormQuants[static_cast<size_t>(spec.norm_codes)].name;
+}
+
 size_t extra_bytes(Op op, size_t max_bytes) {
   return op == Op::kAllReduceRmsNorm ? 2 * max_bytes + kHidden * 2 : 0;
 }
 
-// The codes are left out: without them the time can be held against separate calls.
+// Codes in the place of the rows, where they are asked for, and their scales behind them: what the
+// next multiplication takes.
 static void call_norm(zbcclComm_t comm, const CallSpec& spec, const Buffers& buffers,
                       const Shape& shape, const zbcclCall_t* how) {
   const size_t bytes = shape.count * zbcclTypeSize(spec.type);
   zbcclRmsNorm_t args = ZBCCL_RMS_NORM_INITIALIZER;
   args.x = buffers.send;
-  args.out = buffers.recv;
+  if (spec.norm_codes == zbcclNormNoCodes) {
+    args.out = buffers.recv;
+  } else {
+    args.codes = buffers.recv;
+    args.code_form = spec.norm_codes;
+    if (spec.norm_codes != zbcclNormTensorScale) {
+      args.scales = reinterpret_cast<float*>(at(buffers.recv, shape.count));
+    }
+  }
   args.residual = buffers.extra;
   args.residual_out = at(buffers.extra, bytes);
   args.weight = at(buffers.extra, 2 * bytes);

@@ -99,8 +99,14 @@ struct CallSpec {
   zbcclDataType_t type = zbcclFloat32;
   zbcclRedOp_t redop = zbcclSum;
   int root = 0;
-  zbcclDataType_t code = zbcclFloat8e4m3;  // of all_reduce_quantized
+  zbcclDataType_t code = zbcclFloat8e4m3;          // of all_reduce_quantized
+  zbcclNormCodes_t norm_codes = zbcclNormNoCodes;  // of all_reduce_rms_norm
 };
+// What rows or sums become on their way, as --quant names it, and back. False for what the
+// operation does not have; "" is its default.
+bool parse_quant(Op op, const std::string& name, CallSpec* spec);
+// "" for operations that do not quantize.
+const char* quant_name(const CallSpec& spec);
 // One call; blocks, on host memory. A send and receive goes to the next rank and comes from the one
 // before. `how` may be null.
 void call(Communicator& comm, const CallSpec& spec, const Buffers& buffers, const Shape& shape,

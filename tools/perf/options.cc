@@ -125,8 +125,14 @@ CudaOptions check_cuda_arguments(const PerfArguments& a) {
 
 // What the fused operations have: few types, and nobody beside them.
 void check_fused(PerfOptions& options, const PerfArguments& a) {
-  if (!is_fused(options.op)) return;
   const char* const name = op_name(options.op);
+  if (!parse_quant(options.op, a.quant, &options.quant)) {
+    throw UsageError(fmt::format(
+        "--quant {}: expected none, fp8_tensor, fp8 or fp8_pow2 for all_reduce_rms_norm, fp8 or "
+        "int8 for all_reduce_quantized; {} has no other",
+        a.quant, name));
+  }
+  if (!is_fused(options.op)) return;
   if (!a.compare.empty()) {
     throw UsageError(fmt::format("--compare {}: it has no {}", a.compare, name));
   }
@@ -221,9 +227,12 @@ PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
   options.root = arguments.root;
   options.in_place = arguments.in_place || !arguments.out_of_place;
   options.out_of_place = arguments.out_of_place || !arguments.in_place;
-  if (!has_in_place(options.op)) {
+  // Codes take less room than the rows that they come from.
+  if (!has_in_place(options.op) || options.quant.norm_codes != zbcclNormNoCodes) {
     if (!options.out_of_place) {
-      throw UsageError(fmt::format("--in-place: {} has no in-place form", op_name(options.op)));
+      throw UsageError(
+          fmt::format("--in-place: {} has no in-place form{}", op_name(options.op),
+                      has_in_place(options.op) ? " with --quant " + arguments.quant : ""));
     }
     options.in_place = false;
   }
@@ -238,6 +247,15 @@ PerfOptions check_arguments(const PerfArguments& arguments, int ranks) {
   check_json_path(options.json_path);
   if (has_data(options.op) && !cuda) check_memory(options, ranks);
   return options;
+}
+
+CallSpec spec_of(const PerfOptions& options, zbcclDataType_t type, zbcclRedOp_t redop) {
+  CallSpec spec = options.quant;
+  spec.op = options.op;
+  spec.type = type;
+  spec.redop = redop;
+  spec.root = options.root;
+  return spec;
 }
 
 std::vector<size_t> sizes_of(const PerfOptions& options) {

@@ -46,6 +46,7 @@ struct PerfOptions {
   double seconds = 0.3;
   int warmup = 5;
   int root = 0;
+  CallSpec quant;  // its code and norm_codes
   bool out_of_place = true;
   bool in_place = true;
   bool check = false;
@@ -71,6 +72,7 @@ struct PerfArguments {
   double seconds = 0;  // 0: kHostSeconds or kCudaSeconds
   int warmup = 5;
   int root = 0;
+  std::string quant;  // "": the operation's default
   bool in_place = false;
   bool out_of_place = false;
   bool check = false;
@@ -101,6 +103,9 @@ size_t parse_bytes(const std::string& option, const std::string& text);
 
 // Throws UsageError for what cannot be done with `ranks` ranks on this machine.
 PerfOptions check_arguments(const PerfArguments& arguments, int ranks);
+
+// One of the calls that the options ask for.
+CallSpec spec_of(const PerfOptions& options, zbcclDataType_t type, zbcclRedOp_t redop);
 
 // The sizes to run, ascending.
 std::vector<size_t> sizes_of(const PerfOptions& options);

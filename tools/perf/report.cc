@@ -82,6 +82,8 @@ ordered_json to_json(const Row& row, const PerfOptions& options, const DeviceNam
                          {"compare", nullptr}};
   if (has_data(row.op)) result["dtype"] = zbcclTypeName(row.type);
   if (reduces(row.op)) result["redop"] = zbcclOpName(row.redop);
+  if (!row.quant.empty()) result["quant"] = row.quant;
+  if (row.error) result["error"] = {{"rms", row.error->rms}, {"largest", row.error->largest}};
   if (row.compare) {
     result["compare"] = {{"name", options.compare},
                          {"time_us", row.compare->mean},
@@ -118,10 +120,10 @@ void Report::print_header() const {
   const bool cuda = options_.device == Device::kCuda;
   print_line(fmt::format(
       "# zbccl {}.{}.{} {}: device {}, ranks {}, iterations {}, warm-up {}, check {}, memory {}, "
-      "data {}",
+      "data {}{}",
       ZBCCL_MAJOR, ZBCCL_MINOR, ZBCCL_PATCH, op_name(options_.op), cuda ? "cuda" : "host", ranks_,
       iterations_text(options_), options_.warmup, options_.check ? 1 : 0, memory_name(options_),
-      options_.fresh ? "fresh" : "unchanging"));
+      options_.fresh ? "fresh" : "unchanging", is_fused(options_.op) ? ", quant " + quant() : ""));
   if (cuda) {
     print_line(fmt::format("# {}, driver for CUDA {}, runtime {}{}; {}{}", names_.gpu,
                            names_.driver, names_.runtime,
@@ -131,6 +133,10 @@ void Report::print_header() const {
   }
   print_line("#");
   print_columns();
+}
+
+std::string Report::quant() const {
+  return quant_name(spec_of(options_, options_.types.front(), zbcclSum));
 }
 
 void Report::print_columns() const {
@@ -175,6 +181,12 @@ void Report::add(const Row& row) {
     }
   }
   print_line(text);
+  if (row.error) {
+    print_line(
+        fmt::format("# error of the codes, relative to the sums: {:.3g} root mean square, "
+                    "{:.3g} at most",
+                    row.error->rms, row.error->largest));
+  }
 }
 
 void Report::print_footer(double init_ms) const {

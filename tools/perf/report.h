@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "measure/series.h"
+#include "perf/code_error.h"
 #include "perf/options.h"
 
 namespace zbccl::tools {
@@ -34,6 +35,8 @@ struct Row {
   uint64_t held_bytes = 0;     // by all ranks' libraries, after the row
   double init_ms = 0;          // until the slowest rank had its communicator
   std::optional<Timing> compare;
+  std::string quant;               // of fused operations
+  std::optional<CodeError> error;  // of sums of codes
   // Of GPUs: physical memory that the library holds on one of them, the largest of all, and the
   // calls in one replay or batch, whose time a sample is.
   uint64_t device_held_bytes = 0;
@@ -60,6 +63,7 @@ class Report {
   void write_json() const;
 
  private:
+  std::string quant() const;
   void print_columns() const;
 
   const PerfOptions& options_;
