@@ -18,6 +18,8 @@ from ranks import LIMIT, run_threads
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 dist = torch.distributed
+PRELOADED = ["torch", "torch.distributed", "zbccl.torch", "torch.distributed.tensor.parallel"]
+PRELOADED += ["torch.distributed.fsdp", "torch._dynamo", "torch._functorch.aot_autograd"]
 if not dist.is_available():
     pytest.skip("PyTorch was built without torch.distributed", allow_module_level=True)
 
@@ -80,7 +82,7 @@ def run_group_processes(
     # A server that has imported PyTorch, and nothing else, forks the ranks: that takes seconds.
     context = multiprocessing.get_context("spawn" if cuda else "forkserver")
     if not cuda:
-        context.set_forkserver_preload(["torch", "torch.distributed", "zbccl.torch"])
+        context.set_forkserver_preload(PRELOADED)
     answers = context.Queue()
     results: dict[int, Any] = {}
     failures = []
