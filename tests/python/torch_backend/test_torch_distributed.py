@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -334,6 +335,27 @@ work = dist.all_reduce(x, async_op=True)
 work.get_future()
 print(dist.get_backend(), x.tolist())
 """
+
+
+def again(rank: int, folder: str) -> None:
+    """A store that outlives groups, as that of torchrun's agent."""
+    dist.destroy_process_group()
+    store = dist.FileStore(f"{folder}/again", 2)
+    for turn in range(3):
+        dist.init_process_group("zbccl", store=store, rank=rank, world_size=2)
+        part = dist.new_group()
+        x = torch.ones(2)
+        dist.all_reduce(x, group=part)
+        assert x[0] == 2
+        if turn < 2:
+            dist.destroy_process_group()
+    work = dist.all_reduce(x, async_op=True)
+    work.get_future()
+    work.wait()
+
+
+def test_groups_again(tmp_path: Path) -> None:
+    run_group_processes(2, again, str(tmp_path))
 
 
 def test_the_name_is_known() -> None:

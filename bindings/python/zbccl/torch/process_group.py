@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import functools
+import os
 import socket
 import threading
 import weakref
 from datetime import timedelta
+from multiprocessing import util
 from typing import Any
 
 import torch
@@ -17,7 +19,6 @@ from zbccl import get_unique_id
 from zbccl.communicator import Communicator
 from zbccl.errors import Error, InvalidUsageError, UnsupportedError
 from zbccl.rendezvous import init
-from zbccl.torch.calls import Calls
 from zbccl.torch.errors import for_torch
 from zbccl.torch.messages import Messages
 from zbccl.torch.movements import Movements
@@ -66,6 +67,7 @@ class ProcessGroup(Movements, Messages, dist.ProcessGroup):  # type: ignore[misc
         self._batch = None
         self._collected = None
         self._sequence = 0
+        _leave_at_exit()
         _open.add(self)
 
     # ---- the group's devices
@@ -232,13 +234,18 @@ def _meet(
     store: Any, what: str, rank: int, size: int, timeout: timedelta, device: object
 ) -> Communicator:
     """A communicator of all ranks, which pass the id of their meeting through PyTorch's store."""
-    key = f"zbccl/{what}"
+    key = _fresh(store, what, rank)
     if rank == 0:
         unique_id = str(get_unique_id())
         store.set(key, unique_id)
     else:
         unique_id = store.get(key).decode()
     return init(rank, size, unique_id, timeout, init_timeout=timeout, device=device)
+
+
+def _fresh(store: Any, what: str, rank: int) -> str:
+    """A key for `what` that no earlier group used: torchrun's store outlives the groups."""
+    return f"zbccl/{what}/{store.add(f'zbccl/{what}/of/{rank}', 1)}"
 
 
 def _device_plan(store: Any, rank: int, size: int) -> int | None:
@@ -250,12 +257,13 @@ def _device_plan(store: Any, rank: int, size: int) -> int | None:
         mine = f"{socket.gethostname()} {identity}"
     if size == 1:
         return torch.cuda.current_device() if mine else None
-    store.set(f"zbccl/device/{rank}", mine or "none")
+    key = _fresh(store, "plan", rank)
+    store.set(f"{key}/{rank}", mine or "none")
     if rank == 0:
-        theirs = [store.get(f"zbccl/device/{r}").decode() for r in range(size)]
+        theirs = [store.get(f"{key}/{r}").decode() for r in range(size)]
         good = "none" not in theirs and len(set(theirs)) == size
-        store.set("zbccl/plan", "cuda" if good else "cpu")
-    plan = store.get("zbccl/plan").decode()
+        store.set(key, "cuda" if good else "cpu")
+    plan = store.get(key).decode()
     return torch.cuda.current_device() if plan == "cuda" else None
 
 
@@ -279,7 +287,6 @@ def create(opts: Any, backend_options: Any = None) -> ProcessGroup:
     )
 
 
-@atexit.register
 def _leave() -> None:
     for group in list(_open):
         with contextlib.suppress(Error):
@@ -288,4 +295,17 @@ def _leave() -> None:
         group.shutdown()
 
 
-__all__ = ["Calls", "Options", "ProcessGroup", "create"]
+@functools.cache
+def _exit_hook(process: int) -> object:
+    return util.Finalize(None, _leave, exitpriority=100)
+
+
+def _leave_at_exit() -> None:
+    """Groups that are still open when the process ends are left in order.
+
+    multiprocessing's children, which PyTorch's launchers start, call nothing of atexit.
+    """
+    _exit_hook(os.getpid())
+
+
+__all__ = ["Options", "ProcessGroup", "create"]
