@@ -9,10 +9,14 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 #include <string>
 #include <utility>
 
 #include "doctor/checks.h"
+#include "doctor/driver_version.h"
+#include "doctor/gpu_memory.h"
 #include "perf/cuda_perf.h"
 #include "perf/nccl_library.h"
 
@@ -27,6 +31,13 @@ constexpr double kGiB = 1 << 30;
 
 std::string version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+std::string module_version() {
+  std::ifstream file("/proc/driver/nvidia/version");
+  std::ostringstream text;
+  text << file.rdbuf();
+  return driver_version(text.str());
 }
 
 // With CUDA 0 where there is no driver; the runtime tells without making a context.
@@ -44,9 +55,13 @@ Finding check_driver(int gpus, cudaError_t error) {
             "/dev/nvidiactl is there and libcuda.so.1 is not; in a container, start it with the "
             "NVIDIA container runtime (--gpus all)"};
   }
+  const std::string module = module_version();
   const std::string text =
-      fmt::format("for CUDA {}; built with {}", version_text(driver), version_text(runtime));
-  if (gpus > 0) return {Level::kOk, "CUDA driver", text};
+      fmt::format("{}for CUDA {}; built with {}", module.empty() ? "" : module + ", ",
+                  version_text(driver), version_text(runtime));
+  if (gpus > 0) {
+    return {Level::kOk, "CUDA driver", fmt::format("{}; {} GPU(s) visible", text, gpus)};
+  }
   if (error == cudaErrorInsufficientDriver) {
     return {Level::kFail, "CUDA driver", text + "; the driver is older: install a newer one"};
   }
@@ -80,27 +95,6 @@ Finding check_gpu(int ordinal) {
   return {Level::kOk, subject, text};
 }
 
-// What the driver says of each pair. The library tries each way by itself before it uses it.
-Finding check_reach(int gpus) {
-  std::string missing;
-  for (int from = 0; from < gpus; ++from) {
-    for (int to = 0; to < gpus; ++to) {
-      int reaches = 0;
-      if (from == to) continue;
-      if (cudaDeviceCanAccessPeer(&reaches, from, to) == cudaSuccess && reaches != 0) continue;
-      missing += fmt::format("{}{} -> {}", missing.empty() ? "" : ", ", from, to);
-    }
-  }
-  if (missing.empty()) {
-    return {Level::kOk, "peer access", gpus < 2 ? "one GPU" : "every GPU reaches every other"};
-  }
-  return {Level::kWarn, "peer access",
-          fmt::format("not between {}; look at nvidia-smi topo -p2p rw. In a virtual machine or "
-                      "with PCIe access control (ACS) on, GPUs without NVLink do not reach each "
-                      "other",
-                      missing)};
-}
-
 Finding check_nccl() {
   try {
     const NcclLibrary& library = load_nccl("");
@@ -117,7 +111,8 @@ std::vector<Finding> look() {
   std::vector<Finding> findings = {check_driver(gpus, error)};
   for (int ordinal = 0; ordinal < gpus; ++ordinal) findings.push_back(check_gpu(ordinal));
   if (gpus == 0) return findings;
-  findings.push_back(check_reach(gpus));
+  for (Finding& finding : check_gpu_sharing(gpus)) findings.push_back(std::move(finding));
+  findings.push_back(check_gpu_reach(gpus));
   findings.push_back(check_nccl());
   return findings;
 }
