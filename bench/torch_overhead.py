@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,16 @@ def timed(calls: dict[str, Callable[[], Any]], rounds: int, repeats: int, on_gpu
     return {name: round(statistics.median(found), 2) for name, found in times.items()}
 
 
+def waited(x: Any, group: Any) -> None:
+    dist.all_reduce(x, group=group, async_op=True).wait()
+
+
 def calls_of(groups: dict[str, Any], comm: zbccl.Communicator, nbytes: int, device: str) -> Row:
     x = torch.ones(nbytes // 4, device=device)
     calls: dict[str, Callable[[], Any]] = {"comm": lambda: comm.all_reduce(x)}
     for name, group in groups.items():
-        calls[name] = lambda group=group: dist.all_reduce(x, group=group)
-        calls[f"{name} async"] = lambda group=group: dist.all_reduce(
-            x, group=group, async_op=True
-        ).wait()
+        calls[name] = partial(dist.all_reduce, x, group=group)
+        calls[f"{name} async"] = partial(waited, x, group)
     return calls
 
 
@@ -79,9 +82,16 @@ def graph_of(group: Any, nbytes: int, device: str, length: int) -> Callable[[], 
     return replay
 
 
+def step(model: Any, x: Any) -> None:
+    dist.barrier()
+    model(x).sum().backward()
+    if x.is_cuda:
+        torch.cuda.synchronize()
+
+
 def training(groups: dict[str, Any], width: int, device: str) -> Row:
     """Milliseconds for forward and backward pass under DistributedDataParallel."""
-    calls = {}
+    calls: dict[str, Callable[[], Any]] = {}
     for name, group in groups.items():
         torch.manual_seed(0)
         layers = [torch.nn.Linear(width, width) for _ in range(6)]
@@ -90,13 +100,7 @@ def training(groups: dict[str, Any], width: int, device: str) -> Row:
         )
         x = torch.randn(16, width, device=device)
 
-        def step(model: Any = model, x: Any = x) -> None:
-            dist.barrier()
-            model(x).sum().backward()
-            if device != "cpu":
-                torch.cuda.synchronize()
-
-        calls[name] = step
+        calls[name] = partial(step, model, x)
     found = timed(calls, 30, 1, device != "cpu")
     return {name: round(value / 1e3, 3) for name, value in found.items()}
 
