@@ -55,6 +55,19 @@ Status Board::enter(transport::Team& team, Operation operation, int32_t object, 
   return compare(team, operation, names);
 }
 
+std::optional<std::pair<int, int>> Board::missing_weights(const transport::Team& team, size_t flags,
+                                                          size_t rows) const {
+  int asks = -1;
+  for (int r = 0; r < team.size(); ++r) {
+    if ((shown(team, r).own[flags] & kWanted) != 0) asks = r;
+  }
+  for (int r = 0; asks >= 0 && r < team.size(); ++r) {
+    const Slot& slot = shown(team, r);
+    if ((slot.own[flags] & kGiven) == 0 && slot.own[rows] != 0) return std::pair(asks, r);
+  }
+  return std::nullopt;
+}
+
 Status Board::compare(const transport::Team& team, Operation operation,
                       std::initializer_list<const char*> names) const {
   for (int r = 0; r < team.size(); ++r) {

@@ -9,7 +9,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -27,6 +29,10 @@ struct Slot {
   int64_t own[8];
   transport::BufferRef refs[4];
 };
+
+// What a rank says of the weights of a call.
+inline constexpr int64_t kGiven = 1;
+inline constexpr int64_t kWanted = 2;
 
 class Board {
  public:
@@ -71,6 +77,10 @@ class Board {
   const int32_t* shown_rank_counts(const transport::Team& team, int rank) const {
     return shown_counts(team, rank) + num_experts_;
   }
+  // A rank that wants weights, and one that has rows and gives none; every rank finds the same. The
+  // slots' `own` hold those flags at `flags`, and the number of rows at `rows`.
+  std::optional<std::pair<int, int>> missing_weights(const transport::Team& team, size_t flags,
+                                                     size_t rows) const;
   const uint8_t* shown_mask(const transport::Team& team, int rank) const {
     return mask(bases_[static_cast<size_t>(rank)], team.sequence());
   }

@@ -11,8 +11,6 @@ namespace {
 // What a slot of a combine says, in Slot::own and refs.
 enum Own { kStride, kRows, kWeights };
 enum Ref { kY, kTopkWeights };
-constexpr int64_t kGiven = 1;  // flags of kWeights
-constexpr int64_t kWanted = 2;
 
 constexpr size_t kFetchBytes = size_t{512} << 10;  // of rows that plain loads do not reach
 
@@ -57,21 +55,13 @@ Status Combiner::show(const Status& local, Milliseconds timeout) {
                       {"the handle's number", "type", "hidden", "pre_reduce"}, timeout);
 }
 
-// Every rank finds the same.
 Status Combiner::check_weights() const {
-  int asks = -1;
-  for (int r = 0; r < team_.size(); ++r) {
-    if ((board_.shown(team_, r).own[kWeights] & kWanted) != 0) asks = r;
-  }
-  for (int r = 0; asks >= 0 && r < team_.size(); ++r) {
-    const Slot& shown = board_.shown(team_, r);
-    if ((shown.own[kWeights] & kGiven) != 0 || shown.own[kRows] == 0) continue;
-    return error(Code::kInvalidUsage,
-                 "moe_combine: rank {} wants combined_topk_weights, and rank {} has rows and gives "
-                 "no recv_topk_weights",
-                 asks, r);
-  }
-  return {};
+  const auto missing = board_.missing_weights(team_, kWeights, kRows);
+  if (!missing) return {};
+  return error(Code::kInvalidUsage,
+               "moe_combine: rank {} wants combined_topk_weights, and rank {} has rows and gives "
+               "no recv_topk_weights",
+               missing->first, missing->second);
 }
 
 Status Combiner::run(const Status& local, Milliseconds timeout) {

@@ -6,8 +6,6 @@
 namespace zbccl::moe {
 namespace {
 
-constexpr int64_t kMostHidden = int64_t{1} << 30;
-
 Status check_ranges(const zbcclMoeCombine_t& call, const Handle& handle, const CombineShape& shape,
                     int device) {
   const int64_t tokens = handle.routing.num_tokens;
@@ -36,34 +34,14 @@ Result<CombineShape> check_combine(const zbcclMoeCombine_t& call, const Handle& 
     return error(Code::kInvalidArgument,
                  "rows of type {} cannot be added up; give f32, f16 or bf16", call.type);
   }
-  if (call.hidden < 1 || call.hidden > kMostHidden) {
-    return error(Code::kInvalidArgument, "hidden is {}, expected 1 to {}", call.hidden,
-                 kMostHidden);
-  }
-  const size_t element = type_size(static_cast<DataType>(call.type));
+  const auto type = static_cast<DataType>(call.type);
+  const size_t element = type_size(type);
   CombineShape shape;
-  shape.row_bytes = static_cast<size_t>(call.hidden) * element;
-  if (shape.row_bytes % 16 != 0) {
-    return error(Code::kInvalidArgument,
-                 "rows of hidden {} x {} have {} bytes, expected a multiple of 16", call.hidden,
-                 type_name(static_cast<DataType>(call.type)), shape.row_bytes);
-  }
-  for (const int64_t stride : {call.y_stride, call.out_stride}) {
-    if (stride != 0 && stride < call.hidden) {
-      return error(Code::kInvalidArgument, "a stride of {} is less than hidden, {}", stride,
-                   call.hidden);
-    }
-  }
-  shape.stride =
-      call.y_stride == 0 ? shape.row_bytes : static_cast<size_t>(call.y_stride) * element;
-  shape.out_stride =
-      call.out_stride == 0 ? shape.row_bytes : static_cast<size_t>(call.out_stride) * element;
-  if (handle.used_rows() > 0 && call.y == nullptr) {
-    return error(Code::kInvalidArgument, "`y` is a null pointer");
-  }
-  if (handle.routing.num_tokens > 0 && call.out == nullptr) {
-    return error(Code::kInvalidArgument, "`out` is a null pointer");
-  }
+  ZBCCL_ASSIGN_OR_RETURN(shape.row_bytes, check_rows(call.hidden, type));
+  ZBCCL_ASSIGN_OR_RETURN(shape.stride, check_stride(call.y_stride, call.hidden, element));
+  ZBCCL_ASSIGN_OR_RETURN(shape.out_stride, check_stride(call.out_stride, call.hidden, element));
+  if (handle.used_rows() > 0 && call.y == nullptr) return null_pointer("y");
+  if (handle.routing.num_tokens > 0 && call.out == nullptr) return null_pointer("out");
   if (!handle.by_expert() && (call.topk_weights != nullptr || call.pre_reduce != 0)) {
     return error(Code::kInvalidArgument,
                  "topk_weights and pre_reduce belong to the expert layouts; a row of "

@@ -13,8 +13,6 @@ namespace {
 // What a slot of a dispatch says, in Slot::terms, own and refs.
 enum Own { kStride, kScaleStride0, kScaleStride1, kTokens, kListAt, kWeights };
 enum Ref { kX, kScales, kTopkWeights, kTables };
-constexpr int64_t kGiven = 1;  // flags of kWeights
-constexpr int64_t kWanted = 2;
 
 constexpr size_t kFetchBytes = size_t{256} << 10;  // of rows that are quantized from scratch memory
 
@@ -47,7 +45,7 @@ Dispatcher::Dispatcher(collectives::Context& context, const zbcclMoeDispatch_t& 
 
 Status Dispatcher::open() {
   const auto tokens = static_cast<size_t>(handle_.routing.num_tokens);
-  const size_t x_bytes = tokens == 0 ? 0 : (tokens - 1) * shape_.stride + shape_.row_bytes;
+  const size_t x_bytes = rows_extent(handle_.routing.num_tokens, shape_.stride, shape_.row_bytes);
   ZBCCL_RETURN_IF_ERROR(x_.open_input(team_, call_.x, x_bytes));
   const size_t scale_bytes =
       static_cast<size_t>(shape_.in_scales.extent(handle_.routing.num_tokens)) * 4;
@@ -86,21 +84,13 @@ Status Dispatcher::show(const Status& local, Milliseconds timeout) {
                       {"the handle's number", "type", "quant", "hidden", "num_scales"}, timeout);
 }
 
-// Every rank finds the same.
 Status Dispatcher::check_weights() const {
-  int asks = -1;
-  for (int r = 0; r < team_.size(); ++r) {
-    if ((board_.shown(team_, r).own[kWeights] & kWanted) != 0) asks = r;
-  }
-  for (int r = 0; asks >= 0 && r < team_.size(); ++r) {
-    const Slot& shown = board_.shown(team_, r);
-    if ((shown.own[kWeights] & kGiven) != 0 || shown.own[kTokens] == 0) continue;
-    return error(Code::kInvalidUsage,
-                 "moe_dispatch: rank {} wants the weights of the rows, and rank {} has tokens and "
-                 "gives no topk_weights",
-                 asks, r);
-  }
-  return {};
+  const auto missing = board_.missing_weights(team_, kWeights, kTokens);
+  if (!missing) return {};
+  return error(Code::kInvalidUsage,
+               "moe_dispatch: rank {} wants the weights of the rows, and rank {} has tokens and "
+               "gives no topk_weights",
+               missing->first, missing->second);
 }
 
 Status Dispatcher::run(const Status& local, Milliseconds timeout) {

@@ -6,12 +6,6 @@
 namespace zbccl::moe {
 namespace {
 
-constexpr int64_t kMostHidden = int64_t{1} << 30;
-
-Status null_pointer(const char* name) {
-  return error(Code::kInvalidArgument, "`{}` is a null pointer", name);
-}
-
 int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Scales that quantization gives each row.
@@ -89,32 +83,14 @@ Result<DispatchShape> check_dispatch(const zbcclMoeDispatch_t& call, const Handl
     return error(Code::kInvalidArgument, "rows of {} cannot be quantized; give f32, f16 or bf16",
                  type_name(type));
   }
-  if (call.hidden < 1 || call.hidden > kMostHidden) {
-    return error(Code::kInvalidArgument, "hidden is {}, expected 1 to {}", call.hidden,
-                 kMostHidden);
-  }
-  const auto hidden = static_cast<size_t>(call.hidden);
   DispatchShape shape;
   const size_t element = type_size(type);
-  shape.row_bytes = hidden * element;
-  if (shape.row_bytes % 16 != 0) {
-    return error(Code::kInvalidArgument,
-                 "rows of hidden {} x {} have {} bytes, expected a multiple of 16", hidden,
-                 type_name(type), shape.row_bytes);
-  }
   const size_t recv_element = quantizes ? 1 : element;
-  shape.recv_row_bytes = hidden * recv_element;
-  for (const int64_t stride : {call.x_stride, call.recv_x_stride}) {
-    if (stride != 0 && stride < call.hidden) {
-      return error(Code::kInvalidArgument, "a stride of {} is less than hidden, {}", stride,
-                   hidden);
-    }
-  }
-  shape.stride =
-      call.x_stride == 0 ? shape.row_bytes : static_cast<size_t>(call.x_stride) * element;
-  shape.recv_stride = call.recv_x_stride == 0
-                          ? shape.recv_row_bytes
-                          : static_cast<size_t>(call.recv_x_stride) * recv_element;
+  ZBCCL_ASSIGN_OR_RETURN(shape.row_bytes, check_rows(call.hidden, type));
+  shape.recv_row_bytes = static_cast<size_t>(call.hidden) * recv_element;
+  ZBCCL_ASSIGN_OR_RETURN(shape.stride, check_stride(call.x_stride, call.hidden, element));
+  ZBCCL_ASSIGN_OR_RETURN(shape.recv_stride,
+                         check_stride(call.recv_x_stride, call.hidden, recv_element));
   const int64_t rows = handle.places.allocated_rows;
   if (call.recv_rows != 0 && call.recv_rows < rows) {
     return error(Code::kInvalidArgument, "the outputs hold {} rows, {} are needed", call.recv_rows,

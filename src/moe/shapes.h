@@ -7,6 +7,7 @@
 #include <cstddef>
 
 #include "base/status.h"
+#include "base/types.h"
 #include "moe/handle.h"
 #include "moe/moe.h"
 #include "moe/scales.h"
@@ -33,6 +34,14 @@ struct CombineShape {
 Result<DispatchShape> check_dispatch(const zbcclMoeDispatch_t& call, const Handle& handle,
                                      int device);
 Result<CombineShape> check_combine(const zbcclMoeCombine_t& call, const Handle& handle, int device);
+
+// The parts of these checks that both have.
+inline constexpr int64_t kMostHidden = int64_t{1} << 30;
+Status null_pointer(const char* name);
+// Bytes of a row, which must be a multiple of 16.
+Result<size_t> check_rows(int64_t hidden, DataType type);
+// In bytes, of a stride in elements; 0 stands for rows that lie one behind the other.
+Result<size_t> check_stride(int64_t stride, int64_t hidden, size_t element);
 
 // Bytes of `count` rows from the first to the end of the last.
 inline size_t rows_extent(int64_t count, size_t stride, size_t bytes) {

@@ -68,15 +68,11 @@ Status Engine::reduce(const Collective& call, cudaStream_t stream) {
   Operand out{static_cast<char*>(call.recv), {}, false};
   const bool pulls =
       plan.algorithm == DeviceAlgorithm::kPull || plan.algorithm == DeviceAlgorithm::kPullPush;
-  if (pulls) {
-    ZBCCL_RETURN_IF_ERROR(open_input(call.send, in_bytes, stream, &in));
-  }
-  if (plan.algorithm == DeviceAlgorithm::kPullPush) {
-    ZBCCL_RETURN_IF_ERROR(open_output(call.recv, out_bytes, &out));
-  } else if (plan.algorithm == DeviceAlgorithm::kTwoShotDirect ||
-             (plan.algorithm == DeviceAlgorithm::kChunked && !scatters)) {
-    ZBCCL_RETURN_IF_ERROR(open_output(call.recv, out_bytes, &out));
-  }
+  const bool pushes = plan.algorithm == DeviceAlgorithm::kPullPush ||
+                      plan.algorithm == DeviceAlgorithm::kTwoShotDirect ||
+                      (plan.algorithm == DeviceAlgorithm::kChunked && !scatters);
+  if (pulls) ZBCCL_RETURN_IF_ERROR(open_input(call.send, in_bytes, stream, &in));
+  if (pushes) ZBCCL_RETURN_IF_ERROR(open_output(call.recv, out_bytes, &out));
   args.in = {in.data, in_bytes};
   args.out = {out.data, out_bytes};
   for (int r = 0; r < nranks; ++r) {
