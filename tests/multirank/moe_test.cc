@@ -2,6 +2,7 @@
 // threads, with registered and foreign memory.
 #include <gtest/gtest.h>
 
+#include "multirank/case_loop.h"
 #include "multirank/moe_case.h"
 #include "support/connect.h"
 
@@ -27,15 +28,11 @@ std::vector<MoeCase> in_every_layout(MoeCase what, int ranks) {
 }
 
 void run_all(const JobOptions& options, const std::vector<MoeCase>& cases) {
-  run_job(options, [&](Rank& rank) {
-    Communicator comm = connect(rank);
-    for (const MoeCase& one : cases) {
-      rank.note(one.describe());
-      run_moe(comm, one);
-      if (testing::Test::HasFailure()) break;
-    }
-    comm.destroy();
-  });
+  run_cases(
+      options, cases, [](const MoeCase& one) { return one.describe(); },
+      [](Rank& /*rank*/, Communicator& comm, const MoeCase& one, uint64_t /*number*/) {
+        run_moe(comm, one);
+      });
 }
 
 // Ranks are threads, where nothing but the routing matters.

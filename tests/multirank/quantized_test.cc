@@ -6,9 +6,9 @@
 #include <cstring>
 #include <random>
 #include <string>
-#include <tuple>
 #include <vector>
 
+#include "multirank/case_loop.h"
 #include "support/connect.h"
 #include "support/data.h"
 #include "support/expect_error.h"
@@ -17,9 +17,7 @@
 namespace zbccl::test {
 namespace {
 
-using Parameters = std::tuple<Mode, int, const char*>;  // and ZBCCL_ONE_SHOT_MAX
-
-class QuantizedTest : public testing::TestWithParam<Parameters> {};
+class QuantizedTest : public testing::TestWithParam<ByAlgorithm> {};
 
 struct Case {
   zbcclDataType_t type;
@@ -66,37 +64,21 @@ void run_case(Rank& rank, Communicator& comm, const Case& test, uint64_t seed) {
   ASSERT_EQ("", out.damage());
 }
 
-TEST_P(QuantizedTest, EqualsTheReference) {
-  const auto [mode, ranks, one_shot_max] = GetParam();
-  JobOptions options{.ranks = ranks, .mode = mode};
-  options.env = {{"ZBCCL_ONE_SHOT_MAX", one_shot_max}};
-  run_job(options, [](Rank& rank) {
-    Communicator comm = connect(rank);
-    std::mt19937 random(static_cast<uint32_t>(rank.size()));
-    for (uint64_t i = 0; i < 32; ++i) {
-      const Case test = random_case(random);
-      const std::string text = std::string(zbcclTypeName(test.type)) + " as " +
-                               zbcclTypeName(test.code) + " x " + std::to_string(test.count) +
-                               (test.in_pool ? ", registered" : ", plain") +
-                               (test.in_place ? ", in place" : "");
-      SCOPED_TRACE(text);
-      rank.note(text);
-      run_case(rank, comm, test, i);
-      if (testing::Test::HasFatalFailure()) break;
-    }
-    comm.destroy();
-  });
+std::string describe(const Case& test) {
+  return std::string(zbcclTypeName(test.type)) + " as " + zbcclTypeName(test.code) + " x " +
+         std::to_string(test.count) + (test.in_pool ? ", registered" : ", plain") +
+         (test.in_place ? ", in place" : "");
 }
 
-INSTANTIATE_TEST_SUITE_P(All, QuantizedTest,
-                         testing::Combine(testing::Values(Mode::kThreads, Mode::kProcesses),
-                                          testing::Values(1, 2, 3, 5), testing::Values("1", "1M")),
-                         [](const auto& test) {
-                           return std::string(mode_name(std::get<0>(test.param))) +
-                                  std::to_string(std::get<1>(test.param)) +
-                                  (std::string(std::get<2>(test.param)) == "1" ? "TwoShot"
-                                                                               : "OneShot");
-                         });
+TEST_P(QuantizedTest, EqualsTheReference) {
+  const JobOptions options = job_of(GetParam());
+  std::mt19937 random(static_cast<uint32_t>(options.ranks));
+  std::vector<Case> cases(32);
+  for (Case& one : cases) one = random_case(random);
+  run_cases(options, cases, describe, run_case);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, QuantizedTest, every_algorithm(), algorithm_name);
 
 // The table in docs/numerics.md: standard normals in f32, against the sum in f64. Error relative to
 // the root mean square of the sums.

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "multirank/case_loop.h"
 #include "support/connect.h"
 #include "support/data.h"
 #include "support/expect_error.h"
@@ -223,65 +224,58 @@ std::string describe(const Shape& s) {
          (s.has_residual ? "" : ", no residual");
 }
 
-using Parameters = std::tuple<Mode, int, const char*>;  // and ZBCCL_ONE_SHOT_MAX
+// A shape and where its buffers lie.
+struct Case {
+  Shape shape;
+  bool in_pool = false;
+  size_t offset = 0;
+};
 
-class RmsNormTest : public testing::TestWithParam<Parameters> {};
-
-TEST_P(RmsNormTest, EqualsTheReference) {
-  const auto [mode, ranks, one_shot_max] = GetParam();
-  JobOptions options{.ranks = ranks, .mode = mode};
-  options.env = {{"ZBCCL_ONE_SHOT_MAX", one_shot_max}};
-  run_job(options, [](Rank& rank) {
-    Communicator comm = connect(rank);
-    std::mt19937 random(static_cast<uint32_t>(rank.size()));
-    for (uint64_t i = 0; i < 48; ++i) {
-      const Shape shape = random_shape(random);
-      const bool in_pool = random() % 2 == 0;
-      const size_t offset = random() % 2 * 2;
-      SCOPED_TRACE(describe(shape) + (in_pool ? ", registered" : ", plain"));
-      rank.note(describe(shape));
-      const Buffers buffers(shape, in_pool, offset, i, rank.rank());
-      const zbcclRmsNorm_t args = buffers.args();
-      if (args.out == nullptr && args.residual_out == nullptr && args.codes == nullptr) continue;
-      ASSERT_EQ(zbcclSuccess, zbcclAllReduceRmsNorm(&args, comm.get(), nullptr))
-          << zbcclGetLastError();
-      buffers.expect(i, rank.size());
-      if (testing::Test::HasFatalFailure()) break;
-    }
-    comm.destroy();
-  });
+std::string describe_case(const Case& test) {
+  return describe(test.shape) + (test.in_pool ? ", registered" : ", plain");
 }
 
-INSTANTIATE_TEST_SUITE_P(All, RmsNormTest,
-                         testing::Combine(testing::Values(Mode::kThreads, Mode::kProcesses),
-                                          testing::Values(1, 2, 3, 5), testing::Values("1", "1M")),
-                         [](const auto& test) {
-                           return std::string(mode_name(std::get<0>(test.param))) +
-                                  std::to_string(std::get<1>(test.param)) +
-                                  (std::string(std::get<2>(test.param)) == "1" ? "TwoShot"
-                                                                               : "OneShot");
-                         });
+void run_case(Rank& rank, Communicator& comm, const Case& test, uint64_t seed) {
+  const Buffers buffers(test.shape, test.in_pool, test.offset, seed, rank.rank());
+  const zbcclRmsNorm_t args = buffers.args();
+  if (args.out == nullptr && args.residual_out == nullptr && args.codes == nullptr) return;
+  ASSERT_EQ(zbcclSuccess, zbcclAllReduceRmsNorm(&args, comm.get(), nullptr)) << zbcclGetLastError();
+  buffers.expect(seed, rank.size());
+}
+
+class RmsNormTest : public testing::TestWithParam<ByAlgorithm> {};
+
+TEST_P(RmsNormTest, EqualsTheReference) {
+  const JobOptions options = job_of(GetParam());
+  std::mt19937 random(static_cast<uint32_t>(options.ranks));
+  std::vector<Case> cases(48);
+  for (Case& one : cases) {
+    one.shape = random_shape(random);
+    one.in_pool = random() % 2 == 0;
+    one.offset = random() % 2 * 2;
+  }
+  run_cases(options, cases, describe_case, run_case);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, RmsNormTest, every_algorithm(), algorithm_name);
 
 // Where nobody can attach to a peer's ordinary memory it is staged, and the result is the same.
 TEST(RmsNorm, OfOrdinaryMemoryThatIsStaged) {
   JobOptions options{.ranks = 3};
   options.env = {{"ZBCCL_ONE_SHOT_MAX", "1"}, {"ZBCCL_CMA", "0"}};
-  run_job(options, [](Rank& rank) {
-    Communicator comm = connect(rank);
-    std::mt19937 random(7);
-    for (uint64_t i = 0; i < 16; ++i) {
-      Shape shape = random_shape(random);
-      shape.wants_out = true;
-      SCOPED_TRACE(describe(shape));
-      const Buffers buffers(shape, false, 0, i, rank.rank());
-      const zbcclRmsNorm_t args = buffers.args();
-      ASSERT_EQ(zbcclSuccess, zbcclAllReduceRmsNorm(&args, comm.get(), nullptr))
-          << zbcclGetLastError();
-      buffers.expect(i, rank.size());
-    }
-    EXPECT_GT(comm.stats().staged_bytes, 0U);
-    comm.destroy();
-  });
+  std::mt19937 random(7);
+  std::vector<Case> cases(16);
+  for (Case& one : cases) {
+    one.shape = random_shape(random);
+    one.shape.wants_out = true;
+  }
+  run_cases(options, cases, describe_case,
+            [&](Rank& rank, Communicator& comm, const Case& one, uint64_t seed) {
+              run_case(rank, comm, one, seed);
+              if (seed + 1 == cases.size()) {
+                EXPECT_GT(comm.stats().staged_bytes, 0U);
+              }
+            });
 }
 
 TEST(RmsNorm, AsynchronousAndInAGroup) {
