@@ -57,8 +57,7 @@ ncclResult_t Group::run_calls() {
     if (call.comm->inner != nullptr && call.comm->generation == call.generation) continue;
     return fail(ncclInvalidUsage, "a communicator was destroyed before the group's end");
   }
-  const bool alone = calls_.size() == 1 && !is_transfer(calls_.front());
-  return alone ? run(calls_.front()) : run_together(calls_);
+  return calls_.size() == 1 ? run(calls_.front()) : run_together(calls_);
 }
 
 void Group::cancel() {

@@ -64,6 +64,7 @@ ncclResult_t init_rank(ncclComm_t* out, int nranks, const ncclUniqueId& id, int 
   return submit_for(
       prepare(settings, identity), nullptr, out,
       [=](zbcclComm_t* made) {
+        const driver::Current current(how.device);
         return result_of(zbcclCommInitRank(made, nranks, own, rank, &how));
       },
       settings.blocking);
@@ -100,6 +101,7 @@ ncclResult_t init_all(ncclComm_t* comms, int ndev, const int* devices) {
     comms[r] = prepare({}, identity);
     jobs.push_back(std::make_shared<Job>(
         [=](zbcclComm_t* made) {
+          const driver::Current current(how.device);
           return result_of(zbcclCommInitStore(made, ndev, r, kept.get(), "all", &how));
         },
         comms[r], nullptr, comms + r, true));
@@ -134,6 +136,7 @@ ncclResult_t split(ncclComm* comm, int color, int key, ncclComm_t* out,
   return submit_for(
       target, comm, out,
       [=](zbcclComm_t* made) {
+        const driver::Current current(how.device);
         const InUse use(comm);
         ZBCCL_NCCL_TRY(use.check());
         return result_of(zbcclCommSplit(comm->inner, color, key, made, &how));
@@ -192,6 +195,7 @@ ncclResult_t shrink(ncclComm* comm, const int* excluded, int num_excluded, ncclC
         if (abort && comm->inner != nullptr) {
           ZBCCL_NCCL_TRY(result_of(zbcclCommAbort(comm->inner)));
         }
+        const driver::Current current(how.device);
         zbcclUniqueId id = {};
         ZBCCL_NCCL_TRY(meet(place, rank, nranks, init_timeout(), &id));
         return result_of(zbcclCommInitRank(made, nranks, id, rank, &how));

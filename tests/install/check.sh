@@ -36,6 +36,10 @@ case $way in
     }
     cmake --build "$scratch/build"
     program=$scratch/build/consumer
+    [[ $("$scratch/build/nccl_consumer") == "nccl 22809" ]] || {
+      echo "the library with NCCL's interface is not found or does not answer"
+      exit 1
+    }
     ;;
   pkg_config)
     export PKG_CONFIG_PATH=$library/pkgconfig

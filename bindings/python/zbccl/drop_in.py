@@ -10,6 +10,10 @@ from zbccl.errors import InvalidUsageError
 
 # Packages that find a drop-in when this folder comes first on PYTHONPATH.
 SHIMS = Path(__file__).absolute().parent / "shims"
+# The library with NCCL's interface, and the one that puts it in NCCL's place by LD_AUDIT. In a
+# build tree they are links, and find libzbccl.so from where these lead.
+NCCL = (Path(__file__).absolute().parent / "libzbccl_nccl.so").resolve()
+NCCL_AUDIT = (Path(__file__).absolute().parent / "libzbccl_nccl_audit.so").resolve()
 _PARTS = (
     "buffer",
     "config",
