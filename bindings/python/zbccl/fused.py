@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from zbccl.dtypes import dtype_name
 from zbccl.member import Member, like, require_known_kind
 from zbccl.work import Timeout, Work, milliseconds
 
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict, Unpack
+
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    # What all_reduce_rms_norm may bring along, for its overloads.
+    class RmsNormOptions(TypedDict, Generic[T], total=False):
+        residual: T | None
+        eps: float
+        one_plus_weight: bool
+        codes: str | None
+        scale: float
+        scale_columns: bool
+        want_out: bool
+        out: T | None
+        residual_out: T | None
+        codes_out: object | None
+        scales_out: object | None
+        timeout: Timeout
 
 
 class RmsNorm(NamedTuple):
@@ -29,39 +48,12 @@ class Fused(Member):
         x: T,
         weight: T,
         *,
-        residual: T | None = ...,
-        eps: float = ...,
-        one_plus_weight: bool = ...,
-        codes: str | None = ...,
-        scale: float = ...,
-        scale_columns: bool = ...,
-        want_out: bool = ...,
-        out: T | None = ...,
-        residual_out: T | None = ...,
-        codes_out: object | None = ...,
-        scales_out: object | None = ...,
         async_op: Literal[False] = ...,
-        timeout: Timeout = ...,
+        **options: Unpack[RmsNormOptions[T]],
     ) -> RmsNorm: ...
     @overload
     def all_reduce_rms_norm(
-        self,
-        x: T,
-        weight: T,
-        *,
-        residual: T | None = ...,
-        eps: float = ...,
-        one_plus_weight: bool = ...,
-        codes: str | None = ...,
-        scale: float = ...,
-        scale_columns: bool = ...,
-        want_out: bool = ...,
-        out: T | None = ...,
-        residual_out: T | None = ...,
-        codes_out: object | None = ...,
-        scales_out: object | None = ...,
-        async_op: Literal[True],
-        timeout: Timeout = ...,
+        self, x: T, weight: T, *, async_op: Literal[True], **options: Unpack[RmsNormOptions[T]]
     ) -> Work[RmsNorm]: ...
     def all_reduce_rms_norm(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from zbccl import _zbccl
 from zbccl.communicator import Communicator
@@ -12,9 +12,39 @@ from zbccl.moe.names import QUANTS, Layout, Quant, choice
 from zbccl.moe.results import Combined, Dispatched, Pending
 from zbccl.work import Timeout, Work, milliseconds
 
+if TYPE_CHECKING:
+    from typing_extensions import TypedDict, Unpack
+
 T = TypeVar("T")
 # An optional output: None by default, False for none, True for a new one, or the caller's tensor.
 Wanted = Any
+
+if TYPE_CHECKING:
+    # What a call may bring along, for its overloads.
+    class DispatchOptions(TypedDict, Generic[T], total=False):
+        scales: object
+        quant: Quant | None
+        topk_weights: object
+        transposed_scales: bool
+        zero_padding: bool
+        out: T | None
+        out_scales: T | None
+        out_topk_idx: Wanted
+        out_topk_weights: Wanted
+        out_row_weights: Wanted
+        out_src_idx: Wanted
+        timeout: Timeout
+
+    class CombineOptions(TypedDict, Generic[T], total=False):
+        topk_weights: object
+        bias: object
+        pre_reduce: bool
+        recv_topk_weights: object
+        out: T | None
+        out_topk_weights: Wanted
+        timeout: Timeout
+
+
 _BLOCKING, _ASYNCHRONOUS, _SEND = range(3)
 
 
@@ -36,28 +66,28 @@ class Exchanges:
         self,
         mode: int,
         x: T,
-        scales: object,
-        quant: Quant | None,
-        topk_weights: object,
-        transposed_scales: bool,
-        zero_padding: bool,
-        out: T | None,
-        out_scales: T | None,
-        topk_idx_out: Wanted,
-        topk_weights_out: Wanted,
-        row_weights_out: Wanted,
-        src_idx_out: Wanted,
-        timeout: Timeout,
+        scales: object = None,
+        quant: Quant | None = None,
+        topk_weights: object = None,
+        transposed_scales: bool = False,
+        zero_padding: bool = False,
+        out: T | None = None,
+        out_scales: T | None = None,
+        out_topk_idx: Wanted = None,
+        out_topk_weights: Wanted = None,
+        out_row_weights: Wanted = None,
+        out_src_idx: Wanted = None,
+        timeout: Timeout = None,
     ) -> tuple[_zbccl.Flight | _zbccl.Exchange | None, Dispatched[T]]:
         weighted = topk_weights is not None
         by_rank = self.layout == "rank_major"
         wishes = (
             True if out is None else out,
             True if out_scales is None else out_scales,
-            _wish(topk_idx_out, weighted and by_rank),
-            _wish(topk_weights_out, weighted and by_rank),
-            _wish(row_weights_out, weighted and not by_rank),
-            _wish(src_idx_out, False),
+            _wish(out_topk_idx, weighted and by_rank),
+            _wish(out_topk_weights, weighted and by_rank),
+            _wish(out_row_weights, weighted and not by_rank),
+            _wish(out_src_idx, False),
         )
         package = kind(x)
         made_scales = quant is not None and out_scales is None
@@ -104,18 +134,7 @@ class Exchanges:
         x: T,
         *,
         async_op: Literal[False] = ...,
-        scales: object = ...,
-        quant: Quant | None = ...,
-        topk_weights: object = ...,
-        transposed_scales: bool = ...,
-        zero_padding: bool = ...,
-        out: T | None = ...,
-        out_scales: T | None = ...,
-        out_topk_idx: Wanted = ...,
-        out_topk_weights: Wanted = ...,
-        out_row_weights: Wanted = ...,
-        out_src_idx: Wanted = ...,
-        timeout: Timeout = ...,
+        **options: Unpack[DispatchOptions[T]],
     ) -> Dispatched[T]: ...
     @overload
     def dispatch(
@@ -123,18 +142,7 @@ class Exchanges:
         x: T,
         *,
         async_op: Literal[True],
-        scales: object = ...,
-        quant: Quant | None = ...,
-        topk_weights: object = ...,
-        transposed_scales: bool = ...,
-        zero_padding: bool = ...,
-        out: T | None = ...,
-        out_scales: T | None = ...,
-        out_topk_idx: Wanted = ...,
-        out_topk_weights: Wanted = ...,
-        out_row_weights: Wanted = ...,
-        out_src_idx: Wanted = ...,
-        timeout: Timeout = ...,
+        **options: Unpack[DispatchOptions[T]],
     ) -> Work[Dispatched[T]]: ...
     def dispatch(
         self,
@@ -191,40 +199,9 @@ class Exchanges:
         )
         return self._finished("dispatch", started, output)
 
-    def send_dispatch(
-        self,
-        x: T,
-        *,
-        scales: object = None,
-        quant: Quant | None = None,
-        topk_weights: object = None,
-        transposed_scales: bool = False,
-        zero_padding: bool = False,
-        out: T | None = None,
-        out_scales: T | None = None,
-        out_topk_idx: Wanted = None,
-        out_topk_weights: Wanted = None,
-        out_row_weights: Wanted = None,
-        out_src_idx: Wanted = None,
-        timeout: Timeout = None,
-    ) -> Pending[Dispatched[T]]:
+    def send_dispatch(self, x: T, **options: Unpack[DispatchOptions[T]]) -> Pending[Dispatched[T]]:
         """As dispatch, in two: begins now, and `Pending.receive` brings the outputs."""
-        started, output = self._start_dispatch(
-            _SEND,
-            x,
-            scales,
-            quant,
-            topk_weights,
-            transposed_scales,
-            zero_padding,
-            out,
-            out_scales,
-            out_topk_idx,
-            out_topk_weights,
-            out_row_weights,
-            out_src_idx,
-            timeout,
-        )
+        started, output = self._start_dispatch(_SEND, x, **options)
         return self._sent(started, output)
 
     # ---- combine
@@ -233,13 +210,13 @@ class Exchanges:
         self,
         mode: int,
         y: T,
-        topk_weights: object,
-        bias: object,
-        pre_reduce: bool,
-        recv_topk_weights: object,
-        out: T | None,
-        out_topk_weights: Wanted,
-        timeout: Timeout,
+        topk_weights: object = None,
+        bias: object = None,
+        pre_reduce: bool = False,
+        recv_topk_weights: object = None,
+        out: T | None = None,
+        out_topk_weights: Wanted = None,
+        timeout: Timeout = None,
     ) -> tuple[_zbccl.Flight | _zbccl.Exchange | None, Combined[T]]:
         package = kind(y)
         if package is None and out is None:
@@ -279,13 +256,7 @@ class Exchanges:
         y: T,
         *,
         async_op: Literal[False] = ...,
-        topk_weights: object = ...,
-        bias: object = ...,
-        pre_reduce: bool = ...,
-        recv_topk_weights: object = ...,
-        out: T | None = ...,
-        out_topk_weights: Wanted = ...,
-        timeout: Timeout = ...,
+        **options: Unpack[CombineOptions[T]],
     ) -> Combined[T]: ...
     @overload
     def combine(
@@ -293,13 +264,7 @@ class Exchanges:
         y: T,
         *,
         async_op: Literal[True],
-        topk_weights: object = ...,
-        bias: object = ...,
-        pre_reduce: bool = ...,
-        recv_topk_weights: object = ...,
-        out: T | None = ...,
-        out_topk_weights: Wanted = ...,
-        timeout: Timeout = ...,
+        **options: Unpack[CombineOptions[T]],
     ) -> Work[Combined[T]]: ...
     def combine(
         self,
@@ -339,30 +304,9 @@ class Exchanges:
         )
         return self._finished("combine", started, output)
 
-    def send_combine(
-        self,
-        y: T,
-        *,
-        topk_weights: object = None,
-        bias: object = None,
-        pre_reduce: bool = False,
-        recv_topk_weights: object = None,
-        out: T | None = None,
-        out_topk_weights: Wanted = None,
-        timeout: Timeout = None,
-    ) -> Pending[Combined[T]]:
+    def send_combine(self, y: T, **options: Unpack[CombineOptions[T]]) -> Pending[Combined[T]]:
         """As combine, in two: begins now, and `Pending.receive` brings the outputs."""
-        started, output = self._start_combine(
-            _SEND,
-            y,
-            topk_weights,
-            bias,
-            pre_reduce,
-            recv_topk_weights,
-            out,
-            out_topk_weights,
-            timeout,
-        )
+        started, output = self._start_combine(_SEND, y, **options)
         return self._sent(started, output)
 
     def _finished(self, name: str, started: object, output: T) -> T | Work[T]:
