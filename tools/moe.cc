@@ -1,12 +1,15 @@
 // `zbccl moe`: measures and checks the dispatch and combine of a mixture of experts.
 
 #include <algorithm>
+#include <cstdlib>
 #include <memory>
+#include <string>
 #include <zbccl/zbccl.hpp>
 
 #include "command.h"
 #include "measure/ranks.h"
 #include "moe_perf/bench.h"
+#include "moe_perf/device.h"
 #include "moe_perf/options.h"
 #include "topology/machine.h"
 
@@ -20,6 +23,18 @@ int run_moe(const MoeArguments& arguments) {
     return run_rank(kCaller, arguments.ranks, [&](Communicator& comm, double /*init_ms*/) {
       return run_moe_bench(comm, check_arguments(arguments, comm.size())) == 0;
     });
+  }
+  if (arguments.device == "cuda") {
+    // Whatever library a rank may load stays off NVLink multicast.
+    setenv("NCCL_NVLS_ENABLE", "0", 1);
+    const int gpus = count_moe_devices();
+    const int ranks = arguments.ranks != 0 ? arguments.ranks : gpus;
+    if (ranks > gpus) {
+      throw UsageError("--ranks " + std::to_string(ranks) + ": each needs a GPU, and there are " +
+                       std::to_string(gpus));
+    }
+    (void)check_arguments(arguments, ranks);
+    return start_ranks(kCaller, ranks);
   }
   const int cores = static_cast<int>(topology::usable_cpus().size());
   const int ranks = arguments.ranks != 0 ? arguments.ranks : std::clamp(cores, 2, kMaxMoeRanks);
@@ -57,7 +72,9 @@ void add_moe(CLI::App& app, Action& action) {
       "torchrun it joins that job, else it starts --ranks processes itself.");
   command->add_option("--ranks", a->ranks, "Processes (default: the cores in reach, at least 2)")
       ->check(CLI::Range(1, kMaxMoeRanks));
-  command->add_option("--device", a->device, "Where the data lies: host");
+  command->add_option("--device", a->device, "Where the data lies: host (default) or cuda");
+  command->add_option("--max-blocks", a->max_blocks, "cuda: thread blocks that a call may use")
+      ->check(CLI::Range(0, 128));
   command->add_option("--mode", a->mode, "normal (default), or ll: low latency");
   command
       ->add_option("--tokens", a->tokens,

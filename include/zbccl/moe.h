@@ -116,14 +116,17 @@ typedef struct {
                         never written, and skipped by Combine; nothing else fails. */
   int32_t* recv_counts; /* out, may be NULL: [L] expert_counts of zbcclMoeInfo_t, in memory of the
                            kind that topk_idx is in */
-  int64_t* recv_status; /* out, may be NULL: {num_rows, needed_capacity, overflow}, as there; on the
-                           device overflow is -1 where an index was wrong: no row goes anywhere then,
-                           and GetInfo has the error */
+  /* out, may be NULL: {num_rows, needed_capacity, overflow}, as there. On the device overflow is -1
+   * where an index was wrong: no row goes anywhere then, and GetInfo has the error. */
+  int64_t* recv_status;
+  /* out, expert layouts, may be NULL: [L, R] of each expert the rows from each source: how many are
+   * written in the lower half, and the first, counted from the expert's first, in the upper. */
+  int64_t* recv_ranges;
 } zbcclMoeRouting_t;
 
 /* clang-format off */
 #define ZBCCL_MOE_ROUTING_INITIALIZER \
-  {sizeof(zbcclMoeRouting_t), NULL, 0, 0, zbcclInt64, zbcclMoeRankMajor, 1, 0, NULL, NULL}
+  {sizeof(zbcclMoeRouting_t), NULL, 0, 0, zbcclInt64, zbcclMoeRankMajor, 1, 0, NULL, NULL, NULL}
 /* clang-format on */
 
 /* Collective. Exchanges how many rows go where, and makes a handle that serves any number of

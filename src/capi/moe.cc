@@ -205,7 +205,7 @@ Status route(zbcclMoe_t moe, const zbcclMoeRouting_t* routing, zbcclMoeHandle_t*
   auto made = std::make_shared<moe::Handle>(engine);
   comm::Task task;
   task.operation = Operation::kMoeRoute;
-  task.memory = {copy.topk_idx, copy.recv_counts, copy.recv_status};
+  task.memory = {copy.topk_idx, copy.recv_counts, copy.recv_status, copy.recv_ranges};
   task.body = [engine, copy, made, local = std::make_shared<Status>(local),
                timeout = timeout_of(call)](collectives::Context& context) {
     return engine->route(context, copy, *made, *local, timeout);

@@ -46,6 +46,10 @@ Status check(const zbcclMoeRouting_t& routing, size_t local_experts, int device)
     return error(Code::kInvalidArgument, "`topk_idx` is a null pointer");
   }
   ZBCCL_RETURN_IF_ERROR(check_array(routing.topk_idx, 1, "topk_idx", device));
+  if (routing.recv_ranges != nullptr && routing.layout == zbcclMoeRankMajor) {
+    return error(Code::kInvalidArgument, "recv_ranges belongs to the expert layouts");
+  }
+  ZBCCL_RETURN_IF_ERROR(check_array(routing.recv_ranges, sizeof(int64_t), "recv_ranges", device));
   ZBCCL_RETURN_IF_ERROR(check_array(routing.recv_counts, sizeof(int32_t), "recv_counts", device));
   return check_array(routing.recv_status, sizeof(int64_t), "recv_status", device);
 }
@@ -196,6 +200,11 @@ void write_results(const zbcclMoeRouting_t& routing, const Handle& handle) {
   if (routing.recv_counts != nullptr && !handle.expert_counts.empty()) {
     std::memcpy(routing.recv_counts, handle.expert_counts.data(),
                 handle.expert_counts.size() * sizeof(int32_t));
+  }
+  const size_t ranks = handle.table.capacities.size();
+  for (size_t i = 0; routing.recv_ranges != nullptr && i < handle.source_counts.size(); ++i) {
+    const int64_t first = handle.places.begins[i] - handle.places.offsets[i / ranks];
+    routing.recv_ranges[i] = first << 32 | handle.source_counts[i];
   }
   if (routing.recv_status == nullptr) return;
   routing.recv_status[0] = handle.written_rows;

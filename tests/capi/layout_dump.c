@@ -94,6 +94,7 @@ int main(void) {
   FIELD(zbcclMoeRouting_t, capacity);
   FIELD(zbcclMoeRouting_t, recv_counts);
   FIELD(zbcclMoeRouting_t, recv_status);
+  FIELD(zbcclMoeRouting_t, recv_ranges);
 
   STRUCT(zbcclMoeInfo_t);
   FIELD(zbcclMoeInfo_t, size);

@@ -199,6 +199,9 @@ MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank, 
   const size_t experts = world.experts_of(rank).size();
   const MoeArray counts = memory(bed, what, experts * sizeof(int32_t));
   const MoeArray status = memory(bed, what, 3 * sizeof(int64_t));
+  const bool by_expert = what.layout != zbcclMoeRankMajor;
+  const size_t ranges_bytes = experts * static_cast<size_t>(world.ranks) * sizeof(int64_t);
+  const MoeArray ranges = memory(bed, what, by_expert ? ranges_bytes : 0);
   zbcclMoeRouting_t routing = moe_routing();
   routing.topk_idx = mine.empty() ? nullptr : indices->data();
   routing.num_tokens = world.tokens(rank);
@@ -209,6 +212,7 @@ MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank, 
   routing.capacity = world.capacity[static_cast<size_t>(rank)];
   routing.recv_counts = reinterpret_cast<int32_t*>(counts->data());
   routing.recv_status = reinterpret_cast<int64_t*>(status->data());
+  if (by_expert) routing.recv_ranges = reinterpret_cast<int64_t*>(ranges->data());
   MoeHandle handle = moe.route(routing, bed.call());
   const zbcclMoeInfo_t info = handle.info();
   const int64_t want_status[3] = {info.num_rows, info.needed_capacity, info.overflow};
@@ -218,6 +222,14 @@ MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank, 
   want.resize(experts * sizeof(int32_t));
   if (experts > 0) std::memcpy(want.data(), info.expert_counts, want.size());
   expect_same(want, counts, "recv_counts");
+  if (!by_expert) return handle;
+  want.resize(ranges_bytes);
+  for (size_t i = 0; i < experts * static_cast<size_t>(world.ranks); ++i) {
+    const int64_t first =
+        info.source_begins[i] - info.expert_offsets[i / static_cast<size_t>(world.ranks)];
+    put(want, static_cast<int64_t>(i), first << 32 | info.source_counts[i]);
+  }
+  expect_same(want, ranges, "recv_ranges");
   return handle;
 }
 

@@ -94,7 +94,7 @@ def test_attributes_and_mistakes(solo: zbccl.Communicator) -> None:
     handle = buffer.dispatch(x, topk_idx=topk, **given)[4]
     argument, usage = zbccl.InvalidArgumentError, zbccl.InvalidUsageError
     wrong: list[tuple[type[Exception], str, Any]] = [
-        (NotImplementedError, "CUDA engine", lambda: buffer.dispatch(meta, topk_idx=topk, **given)),
+        (argument, "the CPU or a GPU", lambda: buffer.dispatch(meta, topk_idx=topk, **given)),
         (argument, "or a handle", lambda: buffer.dispatch(x)),
         (argument, "handle", lambda: buffer.dispatch(x, handle, topk_idx=topk)),
         (argument, "previous_event", lambda: buffer.dispatch(x, handle, async_finish=True,

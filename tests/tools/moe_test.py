@@ -127,8 +127,8 @@ class MoeArguments(unittest.TestCase):
 
     def test_what_is_refused(self):
         for text, *arguments in (
-            ("no MoE dispatch and combine for GPUs", "--device", "cuda"),
-            ("expected host", "--device", "tpu"),
+            ("expected host or cuda", "--device", "tpu"),
+            ("gloo is for --device host", "--device", "cuda", "--compare", "gloo"),
             ("expected normal or ll", "--mode", "fast"),
             ("expected rank_major or expert_major", "--layout", "flat"),
             ("expected bf16 or f16 or f32", "--dtype", "i8"),

@@ -17,6 +17,7 @@
 #include "measure/series.h"
 #include "moe_perf/batch.h"
 #include "moe_perf/compare.h"
+#include "moe_perf/device.h"
 #include "moe_perf/exchange.h"
 #include "moe_perf/expected.h"
 #include "moe_perf/report.h"
@@ -35,9 +36,14 @@ constexpr size_t kPhases = std::size(kMoePhases);
 struct Measured {
   std::function<void()> call;
   std::optional<Series> series;
+  std::unique_ptr<MoeDevice::Series> on_device;  // in the place of `series`
   int calls = 0;
   uint64_t staged_bytes = 0;  // on this rank
   uint64_t landing_bytes = 0;
+
+  Timing timing(Communicator& comm) const {
+    return on_device != nullptr ? on_device->timing(comm) : series->timing(comm);
+  }
 };
 
 template <typename Exchange>
@@ -56,6 +62,7 @@ class MoeBench {
  public:
   MoeBench(Communicator& comm, const MoeOptions& options)
       : comm_(comm), options_(options), rank_(comm.rank()), table_(options) {
+    if (options.cuda) device_ = open_moe_device(comm, options);
     if (!options.compare.empty()) {
       const CompareGroup group = {rank_, comm.size(), [&comm](const std::string& text) {
                                     return exchange_texts(comm, text);
@@ -84,7 +91,7 @@ class MoeBench {
   using Wrong = std::array<uint64_t, 2>;  // of dispatch and combine
 
   void run_shape(const MoeShape& shape) {
-    MoeExchange exchange(comm_, options_, shape);
+    MoeExchange exchange(comm_, options_, shape, device_.get());
     Wrong wrong = checked(exchange, shape, true);
     bool compares = comparison_ != nullptr && comparison_is_right(exchange, shape);
 
@@ -110,8 +117,8 @@ class MoeBench {
       MoeRow row;
       row.phase = kMoePhases[i];
       row.tokens = shape.tokens;
-      row.timing = own[i].series->timing(comm_);
-      if (compares) row.compare = other[i].series->timing(comm_);
+      row.timing = own[i].timing(comm_);
+      if (compares) row.compare = other[i].timing(comm_);
       row.bytes = bytes[i];
       if (options_.check) row.wrong = i < wrong.size() ? wrong[i] : wrong[0] + wrong[1];
       fill_memory(row, own[i], report);
@@ -159,6 +166,13 @@ class MoeBench {
   // Collective: the number of calls that a phase is to have, the same on every rank.
   void warm_up(Measured& phase) {
     if (!phase.call) return;
+    if (device_ != nullptr) {
+      // What waits for counts cannot be part of a graph.
+      const bool graph = options_.cached || capacity_of(options_.shape) > 0;
+      phase.on_device = device_->time(comm_, phase.call, graph, kRounds);
+      phase.calls = phase.on_device->calls();
+      return;
+    }
     std::vector<double> seconds;
     const int calls = std::max(options_.warmup, options_.iterations > 0 ? 0 : 1);
     for (int i = 0; i < calls; ++i) {
@@ -180,7 +194,11 @@ class MoeBench {
     };
     const uint64_t staged = exchange != nullptr ? exchange->report().staged_bytes : 0;
     const uint64_t landing = comm_.stats().landing_bytes;
-    phase.series->run_batch(comm_, upto(round + 1) - upto(round), phase.call);
+    if (phase.on_device != nullptr) {
+      phase.on_device->run(comm_);
+    } else {
+      phase.series->run_batch(comm_, upto(round + 1) - upto(round), phase.call);
+    }
     if (exchange != nullptr) phase.staged_bytes += exchange->report().staged_bytes - staged;
     phase.landing_bytes += comm_.stats().landing_bytes - landing;
   }
@@ -197,6 +215,7 @@ class MoeBench {
     comm_.barrier();
     exchange.dispatch();
     exchange.combine();
+    exchange.fetch_outputs();
     const uint64_t dispatched =
         wrong_dispatched(batch, exchange.placement(), rank_, exchange.outputs()) +
         exchange.wrong_gaps() + exchange.wrong_info();
@@ -233,6 +252,7 @@ class MoeBench {
   const MoeOptions& options_;
   const int rank_;
   MoeTable table_;
+  std::unique_ptr<MoeDevice> device_;
   std::unique_ptr<MoeComparison> comparison_;
   uint64_t seed_ = 0;
   uint64_t wrong_ = 0;

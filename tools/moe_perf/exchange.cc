@@ -20,50 +20,70 @@ void run(bool two_phases, Args& args, Call&& call) {
 
 }  // namespace
 
-void* MoeExchange::Area::take(size_t bytes, bool registered) {
+void* MoeExchange::Area::take(size_t bytes, bool registered, MoeDevice* device) {
   used_ = bytes;
   if (!memory_ || bytes > room_) {
     memory_.reset();
-    memory_.emplace(bytes, registered);
+    twin_.reset();
+    memory_.emplace(bytes, registered && device == nullptr);
+    if (device != nullptr) twin_ = device->make(bytes);
     room_ = bytes;
   }
   return memory_->data();
 }
 
 void MoeExchange::Area::poison() const {
-  if (memory_) tools::poison(used_, memory_->data());
+  if (!memory_) return;
+  tools::poison(used_, memory_->data());
+  upload();
 }
 
-MoeExchange::MoeExchange(Communicator& comm, const MoeOptions& options, const MoeShape& shape)
-    : options_(options), shape_(shape), rank_(comm.rank()), moe_(comm, shape.experts) {}
+void MoeExchange::Area::upload() const {
+  if (twin_ != nullptr) twin_->upload(memory_->data(), used_);
+}
+
+void MoeExchange::Area::download() const {
+  if (twin_ != nullptr) twin_->download(memory_->data(), used_);
+}
+
+MoeExchange::MoeExchange(Communicator& comm, const MoeOptions& options, const MoeShape& shape,
+                         MoeDevice* device)
+    : options_(options),
+      device_(device),
+      shape_(shape),
+      rank_(comm.rank()),
+      moe_(device != nullptr ? device->comm() : comm, shape.experts) {}
 
 void MoeExchange::fill(const Batch& batch) {
   const bool registered = !options_.unregistered;
   const size_t row = plain_row_bytes(shape_);
   const auto tokens = static_cast<size_t>(shape_.tokens);
   const auto topk = batch.topk(rank_);
-  auto* x = static_cast<std::byte*>(tokens_.take(tokens * row, registered));
+  auto* x = static_cast<std::byte*>(tokens_.take(tokens * row, registered, device_));
   for (size_t t = 0; t < tokens; ++t) batch.token(rank_, static_cast<int64_t>(t), x + t * row);
   const size_t rows = placement_->rows.size();
-  auto* y = static_cast<std::byte*>(results_.take(rows * row, registered));
+  auto* y = static_cast<std::byte*>(results_.take(rows * row, registered, device_));
   for (size_t i = 0; i < rows; ++i) {
     // Nobody reads what padding holds.
     if (placement_->rows[i].rank >= 0) batch.result(rank_, static_cast<int64_t>(i), y + i * row);
   }
-  auto* idx = static_cast<int64_t*>(topk_.take(topk.size_bytes(), registered));
+  auto* idx = static_cast<int64_t*>(topk_.take(topk.size_bytes(), registered, device_));
   std::copy(topk.begin(), topk.end(), idx);
-  auto* weights = static_cast<float*>(weights_.take(batch.weights(rank_).size_bytes(), registered));
+  auto* weights =
+      static_cast<float*>(weights_.take(batch.weights(rank_).size_bytes(), registered, device_));
   std::copy(batch.weights(rank_).begin(), batch.weights(rank_).end(), weights);
-  inputs_ = {x, idx, weights, y, combined_.take(tokens * row, registered)};
+  for (const Area* area : {&tokens_, &results_, &topk_, &weights_}) area->upload();
+  inputs_ = {x, idx, weights, y, combined_.take(tokens * row, registered, device_)};
 }
 
 void MoeExchange::load(const Batch& batch) {
   placement_.emplace(batch, rank_);
   fill(batch);
-  routing_ = moe_routing(inputs_.topk, shape_.tokens, shape_.topk, shape_.layout);
+  routing_ = moe_routing(static_cast<const int64_t*>(topk_.given()), shape_.tokens, shape_.topk,
+                         shape_.layout);
   routing_.alignment = shape_.alignment;
   routing_.capacity = capacity_of(shape_);
-  handle_ = moe_.route(routing_);
+  handle_ = moe_.route(routing_, how());
 
   const bool registered = !options_.unregistered;
   const size_t rows = placement_->rows.size();
@@ -71,28 +91,40 @@ void MoeExchange::load(const Batch& batch) {
   dispatch_.type = shape_.type;
   dispatch_.quant = shape_.quant;
   dispatch_.hidden = shape_.hidden;
-  dispatch_.x = inputs_.tokens;
-  dispatch_.recv_x = rows_.take(rows * row_bytes(shape_), registered);
+  dispatch_.x = tokens_.given();
+  outputs_ = {};
+  outputs_.rows = rows_.take(rows * row_bytes(shape_), registered, device_);
+  dispatch_.recv_x = rows_.given();
   const auto scales = static_cast<size_t>(scales_of(shape_));
-  if (scales > 0) dispatch_.recv_scales = scales_.take(rows * scales * sizeof(float), registered);
+  if (scales > 0) {
+    outputs_.scales = static_cast<const uint32_t*>(
+        scales_.take(rows * scales * sizeof(float), registered, device_));
+    dispatch_.recv_scales = scales_.given();
+  }
   if (!options_.cached) {
-    dispatch_.topk_weights = inputs_.weights;
+    dispatch_.topk_weights = static_cast<const float*>(weights_.given());
     if (shape_.layout == zbcclMoeRankMajor) {
-      dispatch_.recv_topk_idx = recv_idx_.take(slots * sizeof(int64_t), registered);
-      dispatch_.recv_topk_weights =
-          static_cast<float*>(recv_weights_.take(slots * sizeof(float), registered));
+      outputs_.topk_idx =
+          static_cast<const int64_t*>(recv_idx_.take(slots * sizeof(int64_t), registered, device_));
+      outputs_.topk_weights =
+          static_cast<const float*>(recv_weights_.take(slots * sizeof(float), registered, device_));
+      dispatch_.recv_topk_idx = recv_idx_.given();
+      dispatch_.recv_topk_weights = static_cast<float*>(recv_weights_.given());
     } else {
-      dispatch_.recv_row_weights =
-          static_cast<float*>(row_weights_.take(rows * sizeof(float), registered));
+      outputs_.row_weights =
+          static_cast<const float*>(row_weights_.take(rows * sizeof(float), registered, device_));
+      dispatch_.recv_row_weights = static_cast<float*>(row_weights_.given());
     }
-    dispatch_.recv_src_idx =
-        static_cast<int32_t*>(src_idx_.take(rows * sizeof(int32_t), registered));
+    outputs_.src_idx =
+        static_cast<const int32_t*>(src_idx_.take(rows * sizeof(int32_t), registered, device_));
+    dispatch_.recv_src_idx = static_cast<int32_t*>(src_idx_.given());
   }
   combine_.type = shape_.type;
   combine_.hidden = shape_.hidden;
-  combine_.y = inputs_.results;
-  combine_.topk_weights = shape_.layout == zbcclMoeRankMajor ? nullptr : inputs_.weights;
-  combine_.out = inputs_.combined;
+  combine_.y = results_.given();
+  combine_.topk_weights =
+      shape_.layout == zbcclMoeRankMajor ? nullptr : static_cast<const float*>(weights_.given());
+  combine_.out = combined_.given();
   combine_.pre_reduce = shape_.pre_reduce ? 1 : 0;
 }
 
@@ -103,33 +135,31 @@ void MoeExchange::poison_outputs() {
   }
 }
 
+void MoeExchange::fetch_outputs() {
+  for (const Area* area :
+       {&rows_, &scales_, &recv_idx_, &recv_weights_, &row_weights_, &src_idx_, &combined_}) {
+    area->download();
+  }
+}
+
 void MoeExchange::dispatch() {
-  if (!options_.cached) handle_ = moe_.route(routing_);
-  run(options_.two_phases, dispatch_, [&] { handle_.dispatch(dispatch_); });
+  if (!options_.cached) handle_ = moe_.route(routing_, how());
+  run(options_.two_phases, dispatch_, [&] { handle_.dispatch(dispatch_, how()); });
 }
 
 void MoeExchange::combine() {
-  run(options_.two_phases, combine_, [&] { handle_.combine(combine_); });
-}
-
-Dispatched MoeExchange::outputs() const {
-  return {dispatch_.recv_x,
-          static_cast<const uint32_t*>(dispatch_.recv_scales),
-          static_cast<const int64_t*>(dispatch_.recv_topk_idx),
-          dispatch_.recv_topk_weights,
-          dispatch_.recv_row_weights,
-          dispatch_.recv_src_idx};
+  run(options_.two_phases, combine_, [&] { handle_.combine(combine_, how()); });
 }
 
 uint64_t MoeExchange::wrong_gaps() const {
   if (shape_.layout != zbcclMoeExpertMasked) return 0;
   const size_t bytes = row_bytes(shape_);
-  const auto* rows = static_cast<const std::byte*>(dispatch_.recv_x);
+  const auto* rows = static_cast<const std::byte*>(outputs_.rows);
   uint64_t wrong = 0;
   for (size_t i = 0; i < placement_->rows.size(); ++i) {
     if (placement_->rows[i].rank >= 0) continue;
     wrong += wrong_poison(bytes, rows + i * bytes);
-    const int32_t* const source = dispatch_.recv_src_idx;
+    const int32_t* const source = outputs_.src_idx;
     if (source != nullptr) wrong += wrong_poison(sizeof *source, source + i);
   }
   return wrong;

@@ -8,6 +8,7 @@
 #include "measure/buffers.h"
 #include "moe_perf/batch.h"
 #include "moe_perf/compare.h"
+#include "moe_perf/device.h"
 #include "moe_perf/expected.h"
 #include "moe_perf/options.h"
 #include "moe_perf/placement.h"
@@ -16,12 +17,16 @@ namespace zbccl::tools {
 
 class MoeExchange {
  public:
-  MoeExchange(Communicator& comm, const MoeOptions& options, const MoeShape& shape);
+  // `device`: null where the arrays lie in host memory. What the checks see is host memory always.
+  MoeExchange(Communicator& comm, const MoeOptions& options, const MoeShape& shape,
+              MoeDevice* device);
 
   // Takes a batch: fills the inputs, routes it once, and makes the outputs as large as it needs.
   void load(const Batch& batch);
   // Writes over every output.
   void poison_outputs();
+  // Waits for the calls and brings their outputs to where the checks look.
+  void fetch_outputs();
 
   // Routes anew unless the handle is to be kept.
   void dispatch();
@@ -29,7 +34,7 @@ class MoeExchange {
   void combine();
 
   const MoeInputs& inputs() const { return inputs_; }
-  Dispatched outputs() const;
+  Dispatched outputs() const { return outputs_; }
   const Placement& placement() const { return *placement_; }
   // Bytes of a zbcclMoeExpertMasked's free rows that were written since poison_outputs().
   uint64_t wrong_gaps() const;
@@ -38,21 +43,29 @@ class MoeExchange {
   zbcclMoeReport_t report() const { return moe_.report(); }
 
  private:
-  // Memory that grows, and what of it is in use.
+  // Memory that grows, and what of it is in use; with a twin on the GPU, if there is one.
   class Area {
    public:
-    void* take(size_t bytes, bool registered);
+    void* take(size_t bytes, bool registered, MoeDevice* device);
+    // What the library gets.
+    void* given() const { return twin_ != nullptr ? twin_->data() : here(); }
+    void* here() const { return memory_ ? memory_->data() : nullptr; }
     void poison() const;
+    void upload() const;
+    void download() const;
 
    private:
     std::optional<Memory> memory_;
+    std::unique_ptr<MoeDevice::Twin> twin_;
     size_t room_ = 0;
     size_t used_ = 0;
   };
 
   void fill(const Batch& batch);
+  const zbcclCall_t* how() const { return device_ != nullptr ? device_->call() : nullptr; }
 
   const MoeOptions& options_;
+  MoeDevice* device_;
   MoeShape shape_;
   int rank_;
   Moe moe_;
@@ -61,6 +74,7 @@ class MoeExchange {
   Area tokens_, topk_, weights_, results_, combined_;
   Area rows_, scales_, recv_idx_, recv_weights_, row_weights_, src_idx_;
   MoeInputs inputs_;
+  Dispatched outputs_;
   zbcclMoeRouting_t routing_ = moe_routing();
   zbcclMoeDispatch_t dispatch_ = moe_dispatch();
   zbcclMoeCombine_t combine_ = moe_combine();

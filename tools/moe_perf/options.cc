@@ -33,6 +33,7 @@ constexpr Named<zbcclDataType_t> kTypes[] = {
     {"bf16", zbcclBfloat16}, {"f16", zbcclFloat16}, {"f32", zbcclFloat32}};
 constexpr Named<bool> kRoutings[] = {{"uniform", false}, {"skewed", true}};
 constexpr Named<bool> kModes[] = {{"normal", false}, {"ll", true}};
+constexpr Named<bool> kDevices[] = {{"host", false}, {"cuda", true}};
 constexpr Named<bool> kComparisons[] = {{"none", false}, {"gloo", true}};
 
 template <typename T, size_t kSize>
@@ -50,15 +51,6 @@ const char* name_of(T value, const Named<T> (&known)[kSize]) {
   const auto* const found = std::find_if(std::begin(known), std::end(known),
                                          [&](const Named<T>& one) { return value == one.value; });
   return found != std::end(known) ? found->name : "unknown";
-}
-
-void check_device(const std::string& device) {
-  if (device == "host") return;
-  if (device == "cuda") {
-    throw UsageError(
-        "--device cuda: this build has no MoE dispatch and combine for GPUs; expected host");
-  }
-  throw UsageError(fmt::format("--device {}: expected host", device));
 }
 
 void check_shape(const MoeShape& shape) {
@@ -102,6 +94,7 @@ void check_memory(const MoeOptions& options) {
 
 void check_compare(const MoeOptions& options) {
   if (options.compare.empty()) return;
+  if (options.cuda) throw UsageError("--compare gloo is for --device host");
   if (options.shape.type == zbcclFloat16) {
     throw UsageError("--compare gloo with --dtype f16: expected bf16 or f32");
   }
@@ -115,7 +108,8 @@ const char* quant_name(zbcclMoeQuant_t quant) { return name_of(quant, kQuants); 
 
 MoeOptions check_arguments(const MoeArguments& a, int ranks) {
   MoeOptions options;
-  check_device(a.device);
+  options.cuda = value_of("--device", a.device, kDevices);
+  options.max_blocks = a.max_blocks;
   options.low_latency = value_of("--mode", a.mode, kModes);
   options.tokens = a.tokens;
   if (options.tokens.empty()) options.tokens = {options.low_latency ? 128 : 1024};

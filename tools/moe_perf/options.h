@@ -10,6 +10,8 @@
 namespace zbccl::tools {
 
 struct MoeOptions {
+  bool cuda = false;
+  int max_blocks = 0;  // of a call on a GPU; 0: the library decides
   bool low_latency = false;
   std::vector<int64_t> tokens;  // of each rank: a row of the table for each number
   MoeShape shape;               // with the first number of tokens
@@ -30,6 +32,7 @@ struct MoeOptions {
 struct MoeArguments {
   int ranks = 0;  // 0: as many as cores, at least 2
   std::string device = "host";
+  int max_blocks = 0;
   std::string mode = "normal";
   std::vector<int64_t> tokens;  // empty: 1024, low latency 128
   int64_t hidden = 7168;

@@ -25,7 +25,7 @@ ordered_json to_json(const MoeRow& row, const MoeOptions& options) {
                          {"phase", phase_name(row.phase)},
                          {"dtype", zbcclTypeName(shape.type)},
                          {"ranks", shape.ranks},
-                         {"device", "host"},
+                         {"device", options.cuda ? "cuda" : "host"},
                          {"tokens", row.tokens},
                          {"hidden", shape.hidden},
                          {"experts", shape.experts},
@@ -43,7 +43,7 @@ ordered_json to_json(const MoeRow& row, const MoeOptions& options) {
                          {"landing_bytes", row.landing_bytes},
                          {"metadata_bytes", row.metadata_bytes},
                          {"held_bytes", row.held_bytes},
-                         {"sms", 0},
+                         {"sms", options.max_blocks},
                          {"compare", nullptr}};
   if (row.wrong) result["nwrong"] = *row.wrong;
   if (row.compare) {
@@ -80,10 +80,11 @@ void MoeTable::print_header() const {
   const std::string iterations =
       options_.iterations > 0 ? fmt::format("{}", options_.iterations) : "by time";
   print_line(fmt::format(
-      "# zbccl {}.{}.{} moe: device host, ranks {}, mode {}, hidden {}, experts {}, top-{}, {}, "
+      "# zbccl {}.{}.{} moe: device {}, ranks {}, mode {}, hidden {}, experts {}, top-{}, {}, "
       "quantization {}",
-      ZBCCL_MAJOR, ZBCCL_MINOR, ZBCCL_PATCH, shape.ranks, mode_name(options_), shape.hidden,
-      shape.experts, shape.topk, zbcclTypeName(shape.type), quant_name(shape.quant)));
+      ZBCCL_MAJOR, ZBCCL_MINOR, ZBCCL_PATCH, options_.cuda ? "cuda" : "host", shape.ranks,
+      mode_name(options_), shape.hidden, shape.experts, shape.topk, zbcclTypeName(shape.type),
+      quant_name(shape.quant)));
   print_line(fmt::format(
       "# layout {}{}, routing {}, {}, {}, memory {}, iterations {}, warm-up {}, check {}",
       layout_name(shape.layout), shape.pre_reduce ? ", results added up first" : "",

@@ -108,7 +108,13 @@ zbcclMoeHandle_t Handle::get(const char* action) const {
 
 zbcclMoeInfo_t Handle::info() const {
   zbcclMoeInfo_t info = ZBCCL_MOE_INFO_INITIALIZER;
-  check(zbcclMoeHandleGetInfo(get("info"), &info));
+  zbcclMoeHandle_t handle = get("info");
+  Outcome outcome;
+  {
+    const nb::gil_scoped_release released;  // it may wait for other ranks of this process
+    outcome = Outcome::of(zbcclMoeHandleGetInfo(handle, &info));
+  }
+  outcome.check();
   return info;
 }
 
@@ -117,12 +123,16 @@ int64_t Handle::allocated_rows() const {
   return routing_.capacity > 0 ? routing_.capacity : info().allocated_rows;
 }
 
-Operand import_host(nb::handle object, Access access, const std::string& what, Walk walk) {
+Operand import_at(int device, nb::handle object, Access access, const std::string& what,
+                  Walk walk) {
   Operand operand = Operand::import(object, access, what, walk);
-  if (operand.device != kHost) {
-    fail(zbcclUnsupported, what +
-                               " lies on a CUDA device: the CUDA engine of MoE dispatch and "
-                               "combine is not part of this build, which serves host memory");
+  if (operand.device != device) {
+    const auto place = [](int where) {
+      return where == kHost ? std::string("in host memory")
+                            : "on CUDA device " + std::to_string(where);
+    };
+    fail(zbcclInvalidArgument,
+         what + " lies " + place(operand.device) + ", and topk_idx " + place(device));
   }
   return operand;
 }
@@ -131,7 +141,7 @@ namespace {
 
 // Indices of experts, (tokens, slots), in one of the two types.
 Operand import_indices(nb::handle topk_idx) {
-  Operand operand = import_host(topk_idx, Access::kRead, "route: topk_idx");
+  Operand operand = Operand::import(topk_idx, Access::kRead, "route: topk_idx");
   if (operand.shape.size() != 2) {
     fail(zbcclInvalidArgument,
          "route: topk_idx has shape " + to_string(operand.shape) + "; expected (tokens, slots)");
@@ -144,10 +154,10 @@ Operand import_indices(nb::handle topk_idx) {
 }
 
 // A caller's array for `count` elements of `type`, or nothing.
-void* import_counts(nb::handle object, int64_t count, zbcclDataType_t type, const std::string& what,
-                    std::vector<Operand>* operands) {
+void* import_counts(int device, nb::handle object, int64_t count, zbcclDataType_t type,
+                    const std::string& what, std::vector<Operand>* operands) {
   if (object.is_none()) return nullptr;
-  Operand operand = import_host(object, Access::kWrite, what);
+  Operand operand = import_at(device, object, Access::kWrite, what);
   if (operand.type != type || operand.count != static_cast<size_t>(count)) {
     fail(zbcclInvalidArgument, what + " has " + std::to_string(operand.count) + " elements of " +
                                    zbcclTypeName(operand.type) + "; expected " +
@@ -157,9 +167,19 @@ void* import_counts(nb::handle object, int64_t count, zbcclDataType_t type, cons
   return operand.data;
 }
 
+// A rank without arrays says by a stream that it is on the device; the default one's name is null.
+zbcclCall_t place_call(const Handle& handle, const zbcclCall_t& how) {
+  zbcclCall_t placed = how;
+  constexpr uintptr_t kLegacy = 1;  // cudaStreamLegacy
+  if (handle.device() != kHost && placed.stream == nullptr) {
+    placed.stream = reinterpret_cast<zbcclStream_t>(kLegacy);
+  }
+  return placed;
+}
+
 nb::tuple route(const std::shared_ptr<Experts>& self, nb::handle topk_idx, int layout,
                 int alignment, int64_t capacity, nb::handle recv_counts, nb::handle recv_status,
-                int64_t timeout_ms, bool asynchronous) {
+                nb::handle recv_ranges, int64_t timeout_ms, bool asynchronous) {
   zbcclMoe_t moe = self->get("route");
   const auto local = static_cast<int>(self->local_experts().size());
   std::vector<Operand> operands;
@@ -173,19 +193,23 @@ nb::tuple route(const std::shared_ptr<Experts>& self, nb::handle topk_idx, int l
   routing.layout = layout;
   routing.alignment = alignment;
   routing.capacity = capacity;
-  routing.recv_counts = static_cast<int32_t*>(
-      import_counts(recv_counts, local, zbcclInt32, "route: recv_counts", &operands));
+  routing.recv_counts = static_cast<int32_t*>(import_counts(
+      indices.device, recv_counts, local, zbcclInt32, "route: recv_counts", &operands));
   routing.recv_status = static_cast<int64_t*>(
-      import_counts(recv_status, 3, zbcclInt64, "route: recv_status", &operands));
-  auto handle = std::make_shared<Handle>(self, routing, local);
+      import_counts(indices.device, recv_status, 3, zbcclInt64, "route: recv_status", &operands));
+  const int64_t ranges = static_cast<int64_t>(local) * self->communicator("route").size();
+  routing.recv_ranges = static_cast<int64_t*>(import_counts(
+      indices.device, recv_ranges, ranges, zbcclInt64, "route: recv_ranges", &operands));
+  auto handle = std::make_shared<Handle>(self, routing, local, indices.device);
   Operand keeps;  // the place that a running call writes the handle to
   keeps.holder = handle;
   operands.push_back(std::move(keeps));
-  FlightPtr flight =
-      self->communicator("route").run("route", {timeout_ms, asynchronous}, std::move(operands),
-                                      [moe, &routing, &handle](const zbcclCall_t* how) {
-                                        return zbcclMoeRoute(moe, &routing, handle->place(), how);
-                                      });
+  FlightPtr flight = self->communicator("route").run(
+      "route", {timeout_ms, asynchronous}, std::move(operands),
+      [moe, &routing, &handle](const zbcclCall_t* how) {
+        const zbcclCall_t placed = place_call(*handle, *how);
+        return zbcclMoeRoute(moe, &routing, handle->place(), &placed);
+      });
   return nb::make_tuple(flight == nullptr ? nb::none() : nb::cast(std::move(flight)),
                         nb::cast(std::move(handle)));
 }
@@ -249,10 +273,11 @@ void bind_moe(nb::module_& module) {
       .def("close", &Experts::release)
       .def("route", &route, nb::arg("topk_idx"), nb::arg("layout"), nb::arg("alignment"),
            nb::arg("capacity"), nb::arg("recv_counts").none(), nb::arg("recv_status").none(),
-           nb::arg("timeout_ms"), nb::arg("asynchronous"),
+           nb::arg("recv_ranges").none(), nb::arg("timeout_ms"), nb::arg("asynchronous"),
            nb::sig("def route(self, topk_idx: object, layout: int, alignment: int, capacity: int, "
-                   "recv_counts: object | None, recv_status: object | None, timeout_ms: int, "
-                   "asynchronous: bool) -> tuple[Flight | None, Handle]"));
+                   "recv_counts: object | None, recv_status: object | None, "
+                   "recv_ranges: object | None, timeout_ms: int, asynchronous: bool) -> "
+                   "tuple[Flight | None, Handle]"));
   nb::class_<Handle> handle(module, "Handle", "Where the rows of one routing go.");
   handle.def("numbers", &numbers, nb::sig("def numbers(self) -> dict[str, int]"))
       .def("table", &table, nb::arg("name"), nb::sig("def table(self, name: str) -> Tensor | None"))

@@ -46,8 +46,13 @@ class Experts : public Dependent {
 // Where the rows of one routing go. Used under the GIL.
 class Handle {
  public:
-  Handle(std::shared_ptr<Experts> experts, const zbcclMoeRouting_t& routing, int local_experts)
-      : experts_(std::move(experts)), routing_(routing), local_experts_(local_experts) {}
+  // `device`: where the indices are, as those of an Operand.
+  Handle(std::shared_ptr<Experts> experts, const zbcclMoeRouting_t& routing, int local_experts,
+         int device)
+      : experts_(std::move(experts)),
+        routing_(routing),
+        local_experts_(local_experts),
+        device_(device) {}
   ~Handle() { close(); }
   Handle(const Handle&) = delete;
   Handle& operator=(const Handle&) = delete;
@@ -58,7 +63,8 @@ class Handle {
   Communicator& communicator(const char* action) const { return experts_->communicator(action); }
   const zbcclMoeRouting_t& routing() const noexcept { return routing_; }
   int local_experts() const noexcept { return local_experts_; }
-  // InvalidUsage before an asynchronous route is done.
+  int device() const noexcept { return device_; }
+  // InvalidUsage before an asynchronous route is done; on a GPU it waits for that.
   zbcclMoeInfo_t info() const;
   // Rows that outputs hold.
   int64_t allocated_rows() const;
@@ -67,13 +73,14 @@ class Handle {
   std::shared_ptr<Experts> experts_;
   zbcclMoeRouting_t routing_;  // its sizes; the memory is not used any more
   int local_experts_;
+  int device_;
   zbcclMoeHandle_t handle_ = nullptr;
   pid_t process_ = getpid();
 };
 
-// As Operand::import, of memory that dispatch and combine serve: Failure for a CUDA device's.
-Operand import_host(nanobind::handle object, Access access, const std::string& what,
-                    Walk walk = Walk::kRowMajor);
+// As Operand::import, of memory that is where the handle's indices are; Failure elsewhere.
+Operand import_at(int device, nanobind::handle object, Access access, const std::string& what,
+                  Walk walk = Walk::kRowMajor);
 
 // How a dispatch or a combine is called.
 enum class Mode { kBlocking = 0, kAsynchronous = 1, kSend = 2 };
@@ -98,6 +105,8 @@ class Exchange {
   bool received() const noexcept { return received_; }
 
  private:
+  std::vector<Operand> placed_operands() const;
+
   const char* name_;
   std::shared_ptr<Handle> handle_;
   std::vector<Operand> operands_;

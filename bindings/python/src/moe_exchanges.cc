@@ -19,7 +19,7 @@ nb::object Exchange::start(const std::shared_ptr<Exchange>& exchange, Mode mode,
                            int64_t timeout_ms) {
   Communicator& communicator = exchange->handle_->communicator(exchange->name_);
   const zbcclMoePhase_t phase = mode == Mode::kSend ? zbcclMoeSendPhase : zbcclMoeBothPhases;
-  std::vector<Operand> operands;
+  std::vector<Operand> operands = exchange->placed_operands();
   Operand keeps;
   keeps.holder = exchange;
   operands.push_back(std::move(keeps));
@@ -32,15 +32,20 @@ nb::object Exchange::start(const std::shared_ptr<Exchange>& exchange, Mode mode,
   return nb::cast(exchange);
 }
 
+// On a GPU the communicator has to know which stream they are used on.
+std::vector<Operand> Exchange::placed_operands() const {
+  return handle_->device() == kHost ? std::vector<Operand>() : operands_;
+}
+
 void Exchange::receive(const std::shared_ptr<Exchange>& exchange, int64_t timeout_ms) {
   if (exchange->received_) {
     fail(zbcclInvalidUsage, std::string(exchange->name_) + ": it was received already");
   }
   Communicator& communicator = exchange->handle_->communicator(exchange->name_);
   (void)exchange->handle_->get(exchange->name_);  // else its place may be another handle's by now
-  (void)communicator.run(exchange->name_, {timeout_ms, false}, {}, [&](const zbcclCall_t* how) {
-    return exchange->call_(zbcclMoeReceivePhase, how);
-  });
+  (void)communicator.run(
+      exchange->name_, {timeout_ms, false}, exchange->placed_operands(),
+      [&](const zbcclCall_t* how) { return exchange->call_(zbcclMoeReceivePhase, how); });
   // After a failure the library may still use the tensors, until the communicator is closed.
   exchange->received_ = true;
   exchange->operands_.clear();
@@ -108,7 +113,7 @@ class Gatherer {
   }
 
   Operand read(nb::handle object, const char* argument, Walk walk = Walk::kStrided) {
-    Operand operand = import_host(object, Access::kRead, what(argument), walk);
+    Operand operand = import_at(handle_.device(), object, Access::kRead, what(argument), walk);
     operands_.push_back(operand);
     return operand;
   }
@@ -131,11 +136,11 @@ class Gatherer {
     if (object.is_none()) return {};
     Operand operand;
     if (object.ptr() == Py_True) {
-      Output output = allocate(shape, type);
+      Output output = allocate(shape, type, handle_.device());
       made_[slot] = std::move(output.made);
       operand = std::move(output.operand);
     } else {
-      operand = import_host(object, Access::kWrite, what(argument), walk);
+      operand = import_at(handle_.device(), object, Access::kWrite, what(argument), walk);
       require_type(operand, type, argument);
       if (!holds(operand.shape, shape)) fail_shape(what(argument), operand, to_string(shape));
     }

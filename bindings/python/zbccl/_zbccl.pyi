@@ -291,6 +291,7 @@ class Experts:
         capacity: int,
         recv_counts: object | None,
         recv_status: object | None,
+        recv_ranges: object | None,
         timeout_ms: int,
         asynchronous: bool,
     ) -> tuple[Flight | None, Handle]: ...

@@ -111,6 +111,7 @@ struct RouteArgs {
   int32_t capacity = 0;  // 0: none
   uint32_t mask = 0;     // bits of the ranks that this one has masked
   // Optional results; the last three are host memory, `host_done` written last.
+  int64_t* recv_ranges = nullptr;  // [local experts, ranks] first row << 32 | rows
   int32_t* recv_counts = nullptr;
   int64_t* recv_status = nullptr;
   int32_t* host_words = nullptr;
@@ -134,6 +135,10 @@ struct MoeOutputs {
 
 enum class MoeQuant : int32_t { kNone = 0, kFp8, kFp8Pow2, kFp8Ue8m0, kInt8 };  // zbcclMoeQuant_t
 
+// kSend ends once this rank's rows are on their way, and kReceive, for which only the tables count,
+// once everyone's are here.
+enum class MoePhase : int32_t { kBoth = 0, kSend, kReceive };
+
 struct DispatchArgs {
   EntryCall call;
   MoeView moe;
@@ -156,8 +161,8 @@ struct DispatchArgs {
   // What no token fills.
   bool zero_padding = false;
   int32_t allocated_rows = 0;
-  // False: ends once this rank's rows are on their way; launch_moe_receive waits for the rest.
-  bool waits = true;
+  MoePhase phase = MoePhase::kBoth;
+  int32_t sent_blocks = 0;  // kReceive: of the launch that sent
 };
 // Rows and strides are multiples of 16 bytes; those of codes of one. `type`: of x. `shape.threads`
 // is chosen here, as in launch_moe_combine().
@@ -165,13 +170,6 @@ cudaError_t launch_moe_dispatch(const TeamView& view, const DispatchArgs& args, 
                                 const LaunchShape& shape);
 // Rows of x that a launch can quantize.
 inline constexpr int kMostQuantizedHidden = 24576;
-
-// Waits for what was sent with `tables.sent_epoch`; `blocks`: of that launch.
-struct ReceiveArgs {
-  const uint32_t* sent_epoch = nullptr;
-  int32_t blocks = 0;
-};
-cudaError_t launch_moe_receive(const TeamView& view, const ReceiveArgs& args, cudaStream_t stream);
 
 struct CombineArgs {
   EntryCall call;

@@ -174,8 +174,8 @@ struct Summer {
 // `lanes` threads for each token, several tokens in a block.
 template <DataType kType, bool kByRank>
 __global__ void __launch_bounds__(kMostThreads, 1)
-    moe_combine_rows(const __grid_constant__ TeamView view,
-                     const __grid_constant__ CombineArgs args, const int32_t lanes) {
+    combine_rows(const __grid_constant__ TeamView view, const __grid_constant__ CombineArgs args,
+                 const int32_t lanes) {
   __shared__ CombineShared shared;
   const Turn turn = begin(view);
   if (turn.ok) {
@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
 template <typename Use>
 cudaError_t choose_combine(DataType type, bool by_rank, Use&& use) {
   const auto of_type = [&]<DataType kType>() {
-    return by_rank ? use(moe_combine_rows<kType, true>) : use(moe_combine_rows<kType, false>);
+    return by_rank ? use(combine_rows<kType, true>) : use(combine_rows<kType, false>);
   };
   switch (type) {
     case DataType::kF32: return of_type.template operator()<DataType::kF32>();

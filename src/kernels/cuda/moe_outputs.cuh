@@ -225,7 +225,7 @@ __device__ __forceinline__ void finish_pushes() {
   asm volatile("fence.proxy.async;" ::: "memory");
 }
 
-// The end of a dispatch's part in the exit; with launch_moe_receive() as the other one.
+// The send phase's part in the exit; receive() is the other one.
 __device__ __forceinline__ void leave(const TeamView& view, const Turn& turn) {
   __syncthreads();
   const int r = static_cast<int>(threadIdx.x);
@@ -236,12 +236,33 @@ __device__ __forceinline__ void leave(const TeamView& view, const Turn& turn) {
 
 __device__ __forceinline__ void end_dispatch(const TeamView& view, const DispatchArgs& args,
                                              const Turn& turn) {
-  if (args.waits) {
+  if (args.phase == MoePhase::kBoth) {
     meet_at_exit(view, turn);
     return;
   }
   leave(view, turn);
   if (blockIdx.x == 0 && threadIdx.x == 0) *args.tables.sent_epoch = turn.epoch;
+}
+
+// Waits until every block of every rank has left the send phase. One block.
+__device__ __forceinline__ void receive(const TeamView& view, const DispatchArgs& args) {
+  await_predecessor();
+  const uint32_t epoch = *args.tables.sent_epoch;
+  Waiter waiter(view, epoch);
+  for (int i = static_cast<int>(threadIdx.x); i < args.sent_blocks * view.nranks;
+       i += static_cast<int>(blockDim.x)) {
+    const int r = i % view.nranks;
+    if (r == view.rank) continue;
+    const uint32_t* const from = &view.control[view.rank]->exits[i / view.nranks][r];
+    for (;;) {
+      const uint32_t seen = load_acquire(from);
+      if (static_cast<int32_t>(seen - epoch) >= 0) break;
+      if (!waiter.again(static_cast<uint32_t>(r), kAtExit, epoch, seen)) return;
+    }
+  }
+}
+inline LaunchShape receiver_shape(const LaunchShape& shape) {
+  return {1, 448, shape.stream, shape.overlap};
 }
 
 }  // namespace zbccl::cuda

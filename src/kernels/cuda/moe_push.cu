@@ -86,11 +86,24 @@ struct Pusher {
                &arrived[turn % ring.stages]);
   }
 
-  __device__ __forceinline__ void run() const {
+  __device__ __forceinline__ int64_t count() const {
     const int64_t items = static_cast<int64_t>(args.tokens) * ring.pieces;
-    const int64_t mine = items > warp ? (items - warp + warps - 1) / warps : 0;
+    return items > warp ? (items - warp + warps - 1) / warps : 0;
+  }
+
+  // The first pieces come while the ranks meet.
+  __device__ __forceinline__ void begin_loads() const {
+    for (int64_t k = 0; k < count() && k < ring.stages - 1; ++k) load(k);
+  }
+  // In the place of run(): shared memory is not left while something still comes to it.
+  __device__ __forceinline__ void drain() const {
+    for (int64_t k = 0; k < count() && k < ring.stages - 1; ++k) await_bytes(&arrived[k], 0);
+  }
+
+  // After begin_loads().
+  __device__ __forceinline__ void run() const {
+    const int64_t mine = count();
     const int ahead = ring.stages - 1;
-    for (int64_t k = 0; k < mine && k < ahead; ++k) load(k);
     uint32_t next = mine > 0 ? target(item(0).token) : kNoTarget;
     for (int64_t k = 0; k < mine; ++k) {
       const Item it = item(k);
@@ -122,11 +135,12 @@ struct Pusher {
 };
 
 __global__ void __launch_bounds__(kMostWarps * 32)
-    moe_dispatch_rows(const __grid_constant__ TeamView view,
-                      const __grid_constant__ DispatchArgs args, const Ring ring) {
+    dispatch_rows(const __grid_constant__ TeamView view, const __grid_constant__ DispatchArgs args,
+                  const Ring ring) {
   extern __shared__ __align__(128) char stages[];
   __shared__ __align__(8) uint64_t arrived[kMostWarps * kMostStages];
   __shared__ DispatchShared shared;
+  if (args.phase == MoePhase::kReceive) return receive(view, args);
   const Turn turn = begin(view);
   if (turn.ok) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -137,40 +151,23 @@ __global__ void __launch_bounds__(kMostWarps * 32)
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     __syncwarp();
+    // Neighbouring rows go through different blocks.
+    const int number = warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+    const int warps = static_cast<int>(gridDim.x * blockDim.x) / 32;
+    const Pusher pusher = {args, shared, ring,  stages + warp * ring.stages * ring.piece,
+                           mine, number, warps, lane};
+    pusher.begin_loads();
     clear_previous_slot(view, turn, blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
     if (meet_outputs(view, args, turn, &shared)) {
-      // Neighbouring rows go through different blocks.
-      const int number = warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
-      const int warps = static_cast<int>(gridDim.x * blockDim.x) / 32;
-      const Pusher pusher = {args, shared, ring,  stages + warp * ring.stages * ring.piece,
-                             mine, number, warps, lane};
       pusher.run();
       fill_gaps(view, args, number, warps, lane);
       end_dispatch(view, args, turn);
+    } else {
+      pusher.drain();
     }
   }
   __syncthreads();
   end(view, turn, 0);
-}
-
-// Waits until everyone has left the send phase, one thread for each block of it and rank.
-__global__ void __launch_bounds__(512)
-    moe_receive(const __grid_constant__ TeamView view, const __grid_constant__ ReceiveArgs args) {
-  asm volatile("griddepcontrol.launch_dependents;");
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  const uint32_t epoch = *args.sent_epoch;
-  Waiter waiter(view, epoch);
-  for (int i = static_cast<int>(threadIdx.x); i < args.blocks * view.nranks;
-       i += static_cast<int>(blockDim.x)) {
-    const int r = i % view.nranks;
-    if (r == view.rank) continue;
-    const uint32_t* const from = &view.control[view.rank]->exits[i / view.nranks][r];
-    for (;;) {
-      const uint32_t seen = load_acquire(from);
-      if (static_cast<int32_t>(seen - epoch) >= 0) break;
-      if (!waiter.again(static_cast<uint32_t>(r), kAtExit, epoch, seen)) return;
-    }
-  }
 }
 
 int round_up(int value, int to) { return (value + to - 1) / to * to; }
@@ -180,6 +177,9 @@ int round_up(int value, int to) { return (value + to - 1) / to * to; }
 static cudaError_t launch_rows(const TeamView& view, const DispatchArgs& args,
                                const LaunchShape& shape) {
   Ring ring = {};
+  if (args.phase == MoePhase::kReceive) {
+    return start(dispatch_rows, receiver_shape(shape), 0, view, args, ring);
+  }
   ring.pieces = (args.row_bytes + kWholeRow - 1) / kWholeRow;
   ring.piece = round_up((args.row_bytes + ring.pieces - 1) / ring.pieces, kLine);
   ring.pieces = (args.row_bytes + ring.piece - 1) / ring.piece;
@@ -191,7 +191,7 @@ static cudaError_t launch_rows(const TeamView& view, const DispatchArgs& args,
   const int most = args.layout == MoeLayout::kExpertMasked ? kLeastWarps : kMostWarps;
   filled.threads = 32 * std::clamp(static_cast<int>(kRingBytes / each), kLeastWarps, most);
   const size_t bytes = each * static_cast<size_t>(filled.threads / 32);
-  return start(moe_dispatch_rows, filled, bytes, view, args, ring);
+  return start(dispatch_rows, filled, bytes, view, args, ring);
 }
 
 cudaError_t launch_moe_quantize(const TeamView& view, const DispatchArgs& args, DataType type,
@@ -203,15 +203,8 @@ cudaError_t launch_moe_dispatch(const TeamView& view, const DispatchArgs& args, 
                                        : launch_moe_quantize(view, args, type, shape);
 }
 
-cudaError_t launch_moe_receive(const TeamView& view, const ReceiveArgs& args, cudaStream_t stream) {
-  return start(moe_receive, {1, 512, stream, true}, 0, view, args);
-}
-
 static cudaError_t load_moe_push() {
-  cudaFuncAttributes attributes;
-  const cudaError_t code = cudaFuncGetAttributes(&attributes, moe_receive);
-  if (code != cudaSuccess) return code;
-  return cudaFuncSetAttribute(moe_dispatch_rows, cudaFuncAttributeMaxDynamicSharedMemorySize,
+  return cudaFuncSetAttribute(dispatch_rows, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               static_cast<int>(kRingBytes));
 }
 

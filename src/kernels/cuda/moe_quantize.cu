@@ -150,24 +150,41 @@ struct CodePusher {
   int warps;
   int lane;
 
+  __device__ __forceinline__ uint32_t target(int64_t token) const {
+    if (token >= args.tokens || lane >= args.tables.width) return kNoTarget;
+    return args.tables.targets[token * args.tables.width + lane];
+  }
+
+  // A row's codes, ready to be pushed, and its scales.
+  __device__ __forceinline__ void quantize(int64_t token, char* codes) const {
+    const RowReader<kType> reader = {args.x + token * args.x_stride, args.recv_row_bytes, lane};
+    if (args.quant == MoeQuant::kInt8) {
+      quantize_int8(reader, codes, scales);
+    } else {
+      quantize_fp8(reader, args.quant != MoeQuant::kFp8, codes, scales);
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncwarp();
+  }
+
+  // The first row, while the ranks meet.
+  __device__ __forceinline__ void begin() const {
+    if (__any_sync(kWholeWarp, target(warp) != kNoTarget) != 0) quantize(warp, buffers);
+  }
+
+  // After begin().
   __device__ __forceinline__ void run() const {
     const int hidden = args.recv_row_bytes;
     int pushed = 0;
     for (int64_t token = warp; token < args.tokens; token += warps) {
-      uint32_t to = kNoTarget;
-      if (lane < args.tables.width) to = args.tables.targets[token * args.tables.width + lane];
+      const uint32_t to = target(token);
       if (__any_sync(kWholeWarp, to != kNoTarget) == 0) continue;
       char* const codes = buffers + (pushed++ % kBuffers) * buffer_bytes;
-      await_reads<kBuffers - 1>();  // what was sent from it
-      __syncwarp();
-      const RowReader<kType> reader = {args.x + token * args.x_stride, hidden, lane};
-      if (args.quant == MoeQuant::kInt8) {
-        quantize_int8(reader, codes, scales);
-      } else {
-        quantize_fp8(reader, args.quant != MoeQuant::kFp8, codes, scales);
+      if (token != warp) {
+        await_reads<kBuffers - 1>();  // what was sent from it
+        __syncwarp();
+        quantize(token, codes);
       }
-      asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-      __syncwarp();
       const bool engine = to != kNoTarget && by_engine(shared.outputs[target_rank(to)], hidden);
       if (engine) {
         const MoeOutputs& out = shared.outputs[target_rank(to)];
@@ -203,22 +220,24 @@ struct WarpBytes {
 
 template <DataType kType>
 __global__ void __launch_bounds__(kMostWarps * 32)
-    moe_dispatch_codes(const __grid_constant__ TeamView view,
-                       const __grid_constant__ DispatchArgs args, const WarpBytes bytes) {
+    dispatch_codes(const __grid_constant__ TeamView view, const __grid_constant__ DispatchArgs args,
+                   const WarpBytes bytes) {
   extern __shared__ __align__(128) char memory[];
   __shared__ DispatchShared shared;
+  if (args.phase == MoePhase::kReceive) return receive(view, args);
   const Turn turn = begin(view);
   if (turn.ok) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int number = warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+    const int warps = static_cast<int>(gridDim.x * blockDim.x) / 32;
+    char* const mine = memory + warp * (kBuffers * bytes.buffer + bytes.scales);
+    auto* const scales = reinterpret_cast<float*>(mine + kBuffers * bytes.buffer);
+    const CodePusher<kType> pusher = {args,   shared, mine,  bytes.buffer,
+                                      scales, number, warps, lane};
+    pusher.begin();
     clear_previous_slot(view, turn, blockIdx.x * blockDim.x + threadIdx.x, gridDim.x * blockDim.x);
     if (meet_outputs(view, args, turn, &shared)) {
-      const int number = warp * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
-      const int warps = static_cast<int>(gridDim.x * blockDim.x) / 32;
-      char* const mine = memory + warp * (kBuffers * bytes.buffer + bytes.scales);
-      auto* const scales = reinterpret_cast<float*>(mine + kBuffers * bytes.buffer);
-      const CodePusher<kType> pusher = {args,   shared, mine,  bytes.buffer,
-                                        scales, number, warps, lane};
       pusher.run();
       fill_gaps(view, args, number, warps, lane);
       end_dispatch(view, args, turn);
@@ -232,8 +251,7 @@ int round_up(int value, int to) { return (value + to - 1) / to * to; }
 
 template <DataType kType>
 cudaError_t load_type() {
-  return cudaFuncSetAttribute(moe_dispatch_codes<kType>,
-                              cudaFuncAttributeMaxDynamicSharedMemorySize,
+  return cudaFuncSetAttribute(dispatch_codes<kType>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                               static_cast<int>(kCodeBytes));
 }
 
@@ -241,23 +259,27 @@ cudaError_t load_type() {
 
 cudaError_t launch_moe_quantize(const TeamView& view, const DispatchArgs& args, DataType type,
                                 const LaunchShape& shape) {
-  if (args.recv_row_bytes > kMostQuantizedHidden) return cudaErrorInvalidValue;
   WarpBytes bytes = {};
-  bytes.buffer = round_up(args.recv_row_bytes, kPassElements);
-  bytes.scales = round_up(bytes.buffer / kScaleGroup * static_cast<int>(sizeof(float)), 128);
-  const auto each = static_cast<size_t>(kBuffers * bytes.buffer + bytes.scales);
-  LaunchShape filled = shape;
-  // Few rows are spread over many blocks.
-  const int most = args.layout == MoeLayout::kExpertMasked ? kLeastWarps : kMostWarps;
-  filled.threads = 32 * std::clamp(static_cast<int>(kCodeBytes / each), kLeastWarps, most);
-  const size_t all = each * static_cast<size_t>(filled.threads / 32);
+  LaunchShape filled = receiver_shape(shape);
+  size_t all = 0;
+  if (args.phase != MoePhase::kReceive) {
+    if (args.recv_row_bytes > kMostQuantizedHidden) return cudaErrorInvalidValue;
+    bytes.buffer = round_up(args.recv_row_bytes, kPassElements);
+    bytes.scales = round_up(bytes.buffer / kScaleGroup * static_cast<int>(sizeof(float)), 128);
+    const auto each = static_cast<size_t>(kBuffers * bytes.buffer + bytes.scales);
+    // Few rows are spread over many blocks.
+    const int most = args.layout == MoeLayout::kExpertMasked ? kLeastWarps : kMostWarps;
+    filled = shape;
+    filled.threads = 32 * std::clamp(static_cast<int>(kCodeBytes / each), kLeastWarps, most);
+    all = each * static_cast<size_t>(filled.threads / 32);
+  }
   switch (type) {
     case DataType::kF32:
-      return start(moe_dispatch_codes<DataType::kF32>, filled, all, view, args, bytes);
+      return start(dispatch_codes<DataType::kF32>, filled, all, view, args, bytes);
     case DataType::kF16:
-      return start(moe_dispatch_codes<DataType::kF16>, filled, all, view, args, bytes);
+      return start(dispatch_codes<DataType::kF16>, filled, all, view, args, bytes);
     case DataType::kBf16:
-      return start(moe_dispatch_codes<DataType::kBf16>, filled, all, view, args, bytes);
+      return start(dispatch_codes<DataType::kBf16>, filled, all, view, args, bytes);
     default: return cudaErrorInvalidValue;
   }
 }

@@ -66,8 +66,8 @@ class CudaHalf final : public DeviceHalf {
   int blocks_for(const collectives::Context& context, int blocks) const;
   Status enqueue_dispatch(const collectives::Context& context, const zbcclMoeDispatch_t& call,
                           Handle& handle, Milliseconds timeout);
-  Status receive_dispatch(const collectives::Context& context, Handle& handle,
-                          Milliseconds timeout);
+  Status receive_dispatch(const collectives::Context& context, const zbcclMoeDispatch_t& call,
+                          Handle& handle, Milliseconds timeout);
 
   cuda::Engine& engine_;
   Moe& moe_;

@@ -97,7 +97,7 @@ uint32_t weight_flags(const zbcclMoeDispatch_t& call, const Handle& handle) {
 
 Status CudaHalf::dispatch(collectives::Context& context, const zbcclMoeDispatch_t& call,
                           Handle& handle, Milliseconds timeout) {
-  if (call.phase == zbcclMoeReceivePhase) return receive_dispatch(context, handle, timeout);
+  if (call.phase == zbcclMoeReceivePhase) return receive_dispatch(context, call, handle, timeout);
   if (handle.routing.capacity == 0) ZBCCL_RETURN_IF_ERROR(handle.settle());
   context.payload = static_cast<uint64_t>(handle.routing.num_tokens) *
                     static_cast<uint64_t>(std::max<int64_t>(call.hidden, 0));
@@ -137,7 +137,7 @@ Status CudaHalf::enqueue_dispatch(const collectives::Context& context,
   args.quant = static_cast<cuda::MoeQuant>(call.quant);
   args.zero_padding = call.zero_padding != 0;
   args.allocated_rows = static_cast<int32_t>(handle.places.allocated_rows);
-  args.waits = call.phase == zbcclMoeBothPhases;
+  if (call.phase == zbcclMoeSendPhase) args.phase = cuda::MoePhase::kSend;
 
   args.own.stride = static_cast<int64_t>(shape.recv_stride);
   args.own.scale_strides[0] = shape.out_scales.expert;
@@ -173,7 +173,7 @@ Status CudaHalf::enqueue_dispatch(const collectives::Context& context,
         args.call.entry[r].out_low = place.low;
       }
     }
-    if (staged > 0 && !args.waits) {
+    if (staged > 0 && call.phase == zbcclMoeSendPhase) {
       return error(
           Code::kUnsupported,
           "a dispatch in two phases writes to outputs that peers can reach; take them from "
@@ -193,14 +193,21 @@ Status CudaHalf::enqueue_dispatch(const collectives::Context& context,
   });
 }
 
-Status CudaHalf::receive_dispatch(const collectives::Context& context, Handle& handle,
+Status CudaHalf::receive_dispatch(const collectives::Context& context,
+                                  const zbcclMoeDispatch_t& call, Handle& handle,
                                   Milliseconds timeout) {
   const auto& tables = static_cast<const Tables&>(*handle.device);
+  cuda::DispatchArgs args;
+  args.phase = cuda::MoePhase::kReceive;
+  args.tables = tables.on_gpu();
+  args.sent_blocks = tables.sent_blocks;
+  args.quant = static_cast<cuda::MoeQuant>(call.quant);
   auto* const stream = static_cast<cudaStream_t>(context.launch.stream);
   const cuda::TeamView view = engine_.team().view(timeout);
   return engine_.enqueue(stream, [&]() -> Status {
     ZBCCL_RETURN_IF_CUDA_ERROR(
-        cuda::launch_moe_receive(view, {tables.on_gpu().sent_epoch, tables.sent_blocks}, stream),
+        cuda::launch_moe_dispatch(view, args, static_cast<DataType>(call.type),
+                                  {1, 0, stream, true}),
         "receive phase of a dispatch");
     return {};
   });

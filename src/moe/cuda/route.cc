@@ -70,6 +70,7 @@ Status CudaHalf::route(collectives::Context& context, const zbcclMoeRouting_t& r
   }
   args.recv_counts = routing.recv_counts;
   args.recv_status = routing.recv_status;
+  args.recv_ranges = routing.recv_ranges;
   if (exact) {
     args.host_words = tables->host_counts().words;
     args.host_totals = tables->host_counts().totals;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -39,8 +39,6 @@ class Buffer(NormalMode, LowLatencyMode):
     queue pairs and links are accepted, and need nothing: rows go straight from tensor to tensor.
     One thread at a time uses it.
     """
-
-    num_sms: ClassVar[int] = 20
 
     def __init__(
         self,
@@ -84,14 +82,14 @@ class Buffer(NormalMode, LowLatencyMode):
 
     @staticmethod
     def set_num_sms(new_num_sms: int) -> None:
-        """Accepted, if even; calls on host memory use no SM."""
+        """The most thread blocks of a call in normal mode on a GPU; even."""
         if new_num_sms % 2:
             raise InvalidArgumentError(f"set_num_sms: expected an even number, got {new_num_sms}")
         Buffer.num_sms = new_num_sms
 
     @staticmethod
     def capture() -> EventOverlap:
-        """An event after everything before it, which on host memory has ended already."""
+        """An event after everything before it: on host memory that has ended already."""
         return EventOverlap(EventHandle())
 
     @staticmethod
@@ -112,8 +110,9 @@ class Buffer(NormalMode, LowLatencyMode):
         return Config(Buffer.num_sms)
 
     def get_comm_stream(self) -> Any:
-        """PyTorch's stream of the CPU: the library's thread has no other."""
-        return torch.cpu.current_stream()
+        """The stream that calls go to: PyTorch's current one, of the GPU if there is one."""
+        on_gpu = self._communicator.device.startswith("cuda")
+        return torch.cuda.current_stream() if on_gpu else torch.cpu.current_stream()
 
     def get_local_buffer_tensor(
         self,

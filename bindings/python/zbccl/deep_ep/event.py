@@ -1,4 +1,5 @@
-"""What is waited for. On host memory there is one stream, and it is the calling thread."""
+"""What is waited for. On host memory there is one stream, and it is the calling thread; on a GPU
+calls are made on PyTorch's current stream."""
 
 from __future__ import annotations
 
@@ -6,16 +7,24 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+import torch
+
 
 class EventHandle:
-    """The end of an asynchronous call or, made without arguments, of everything before it, which on
-    host memory has ended already."""
+    """The end of an asynchronous call on host memory or, made without arguments, of everything
+    before it: on host memory that has ended already, on a GPU it is what the current stream has."""
 
     def __init__(self, finish: Callable[[], None] | None = None):
         self._finish = finish
+        self._event: Any = None
+        if finish is None and torch.cuda.is_initialized():
+            self._event = torch.cuda.Event()
+            self._event.record()
 
     def current_stream_wait(self) -> None:
-        """Waits for the call and raises what it failed with."""
+        """Waits for the call and raises what it failed with; on a GPU the current stream waits."""
+        if self._event is not None:
+            torch.cuda.current_stream().wait_event(self._event)
         if self._finish is not None:
             self._finish()
             self._finish = None

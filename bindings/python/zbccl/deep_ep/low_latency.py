@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 
 from zbccl import moe
-from zbccl.communicator import empty
 from zbccl.deep_ep.event import EventHandle, EventOverlap
 from zbccl.deep_ep.ranks import Ranks
-from zbccl.deep_ep.tensors import bare, bare_or_none, check_shape
+from zbccl.deep_ep.tensors import bare, bare_or_none, check_shape, new
 from zbccl.errors import InvalidArgumentError, InvalidUsageError, UnsupportedError
 from zbccl.work import Work
 
@@ -29,16 +29,25 @@ class LowLatencyHandle(tuple[Any, ...]):
     combine_buffer: torch.Tensor | None = None
 
 
+def _mark(name: str, rows: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
+    """DeepEP's mark in a profile; on a GPU the kernel makes it."""
+    if rows.is_cuda:
+        return contextlib.nullcontext()
+    mark: contextlib.AbstractContextManager[Any] = torch.profiler.record_function(name)
+    return mark
+
+
 class Finish:
     """Runs the steps that complete a call, once."""
 
-    def __init__(self, name: str, *steps: Callable[[], Any]):
+    def __init__(self, name: str, rows: torch.Tensor, *steps: Callable[[], Any]):
         self._name = name
+        self._rows = rows
         self._steps = list(steps)
 
     def __call__(self) -> None:
         """With DeepEP's mark in a profile, of which a call in two phases has two."""
-        with torch.profiler.record_function(self._name):
+        with _mark(self._name, self._rows):
             self.run()
 
     def run(self) -> None:
@@ -97,36 +106,39 @@ class LowLatencyMode(Ranks):
         )
         if stats is not None:
             check_shape(stats, (local,), "cumulative_local_expert_recv_stats")
-        counts = empty(local, "i32").torch()
+        counts = new(local, "i32", x.device)
+        ranges = new((local, self.group_size), "i64", x.device)
         wishes: dict[str, Any] = {"quant": quant, "transposed_scales": use_fp8, "out_src_idx": True}
-        ranges = torch.empty((local, self.group_size), dtype=torch.int64, device="cpu")
-        with torch.profiler.record_function("zbccl::dispatch"):
+        # On a GPU calls come to the current stream, and nothing here waits for them.
+        on_thread = not x.is_cuda and (async_finish or return_recv_hook)
+        with _mark("zbccl::dispatch", x):
             # With a hook or an event nothing here waits for the other ranks.
             routing: dict[str, Any] = {
                 "layout": "expert_masked",
                 "capacity": self.group_size * most,
                 "recv_counts": counts,
-                "async_op": async_finish or return_recv_hook,
+                "recv_ranges": ranges,
+                "async_op": on_thread,
             }
             routed, counted = _parts(experts.route(topk_idx, **routing))
             if return_recv_hook:
                 received, complete = _parts(routed.send_dispatch(x, **wishes))
             else:
-                wishes["async_op"] = async_finish
+                wishes["async_op"] = on_thread
                 received, complete = _parts(routed.dispatch(x, **wishes))
         finish = Finish(
             "zbccl::dispatch",
+            x,
             *counted,
             *complete,
-            lambda: _note_ranges(routed, ranges),
             lambda: _add(stats, counts),
-            lambda: _refuse_overflow(routed),
+            lambda: None if x.is_cuda else _refuse_overflow(routed),
         )
         handle = LowLatencyHandle((received.src_idx, ranges, most, x.shape[1], num_experts))
         handle.routed = routed
         handle.topk_idx = topk_idx.clone()
         packed = received.x if received.scales is None else (received.x, received.scales)
-        event, hook = _completion(finish, async_finish, return_recv_hook)
+        event, hook = _completion(finish, async_finish, return_recv_hook, x.is_cuda)
         return packed, counts, handle, event, hook
 
     def low_latency_combine(
@@ -162,22 +174,22 @@ class LowLatencyMode(Ranks):
             x, given.combine_buffer = given.combine_buffer, None
         weights = _weights(given.topk_idx, bare(topk_idx, "topk_idx"), topk_weights)
         arguments: dict[str, Any] = {"topk_weights": weights, "out": bare_or_none(out, "out")}
-        with torch.profiler.record_function("zbccl::combine"):
+        with _mark("zbccl::combine", x):
             if return_recv_hook:
                 combined, complete = _parts(given.routed.send_combine(x, **arguments))
             else:
-                arguments["async_op"] = async_finish
+                arguments["async_op"] = async_finish and not x.is_cuda
                 combined, complete = _parts(given.routed.combine(x, **arguments))
-        finish = Finish("zbccl::combine", *complete)
-        event, hook = _completion(finish, async_finish, return_recv_hook)
+        finish = Finish("zbccl::combine", x, *complete)
+        event, hook = _completion(finish, async_finish, return_recv_hook, x.is_cuda)
         return combined.x if out is None else out, event, hook
 
     def get_next_low_latency_combine_buffer(self, handle: tuple[Any, ...]) -> torch.Tensor:
         """Memory for the experts' results that combine reads in place: (experts, ranks * tokens at
         most, hidden) of bf16. For one combine."""
         given = _handle(handle)
-        local = given[1].shape[0]
-        given.combine_buffer = empty((local, self.group_size * given[2], given[3]), "bf16").torch()
+        shape = (given[1].shape[0], self.group_size * given[2], given[3])
+        given.combine_buffer = new(shape, "bf16", given[1].device)
         return given.combine_buffer
 
 
@@ -191,19 +203,17 @@ def _parts(call: Any) -> tuple[Any, list[Callable[[], Any]]]:
 
 
 def _completion(
-    finish: Finish, async_finish: bool, return_recv_hook: bool
+    finish: Finish, async_finish: bool, return_recv_hook: bool, on_stream: bool
 ) -> tuple[EventOverlap, Hook | None]:
     if return_recv_hook:
         return EventOverlap(), finish
+    if on_stream:
+        finish.run()
+        return EventOverlap(EventHandle() if async_finish else None), None
     if async_finish:
         return EventOverlap(EventHandle(finish.run)), None
     finish.run()
     return EventOverlap(), None
-
-
-def _note_ranges(routed: moe.Handle, ranges: torch.Tensor) -> None:
-    first = routed.source_begins - routed.expert_offsets[:-1].view(-1, 1)
-    ranges.copy_(first << 32 | routed.source_counts.long())
 
 
 def _add(stats: torch.Tensor | None, counts: torch.Tensor) -> None:
@@ -226,9 +236,11 @@ def _weights(
     """Weights of the rows, 0 for slots that were taken out since the dispatch."""
     check_shape(topk_idx, tuple(dispatched.shape), "topk_idx")
     weights = bare(topk_weights, "topk_weights").float().contiguous()
+    gone = topk_idx == -1
+    if topk_idx.is_cuda:  # to compare would be to wait
+        return weights.masked_fill(gone, 0)
     if torch.equal(topk_idx, dispatched):
         return weights
-    gone = topk_idx == -1
     if not torch.equal(torch.where(gone, dispatched, topk_idx), dispatched):
         raise InvalidArgumentError(
             "low_latency_combine: topk_idx names other experts than that of the dispatch"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import contextlib
+from collections.abc import Iterator
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 
@@ -11,6 +13,7 @@ from zbccl.deep_ep.config import Config
 from zbccl.deep_ep.event import EventHandle, EventOverlap
 from zbccl.deep_ep.ranks import Ranks
 from zbccl.deep_ep.tensors import bare, bare_or_none, begin, check_shape
+from zbccl.devices import launch
 from zbccl.errors import InvalidArgumentError, InvalidUsageError
 from zbccl.work import Work
 
@@ -26,10 +29,11 @@ class NormalHandle(tuple[Any, ...]):
     routed: moe.Handle
 
 
-def _outputs(call: Any) -> tuple[Any, EventOverlap]:
-    """Of a call that has ended, or of one that the event waits for."""
+def _outputs(call: Any, on_stream: bool) -> tuple[Any, EventOverlap]:
+    """Of a call that has ended, or of one that the event waits for. `on_stream`: it has come to the
+    current stream of a GPU, and the event is what that has so far."""
     if not isinstance(call, Work):
-        return call, EventOverlap()
+        return call, EventOverlap(EventHandle() if on_stream else None)
 
     def finish() -> None:
         call.wait()
@@ -40,12 +44,34 @@ def _outputs(call: Any) -> tuple[Any, EventOverlap]:
 class NormalMode(Ranks):
     """Dispatch and combine of many tokens."""
 
+    num_sms: ClassVar[int] = 20
+
     def _expert_ranks(self, num_experts: int) -> torch.Tensor:
         """The rank of each expert: contiguous blocks, of which the first may have one more."""
         small, more = divmod(num_experts, self.group_size)
         sizes = [small + (rank < more) for rank in range(self.group_size)]
         ranks = torch.arange(self.group_size, device="cpu")
         return torch.repeat_interleave(ranks, torch.tensor(sizes, device="cpu"))
+
+    def _rank_table(self, num_experts: int, device: torch.device) -> torch.Tensor:
+        """That, and one more for slots without an expert, on `device`; kept."""
+        key = (num_experts, device)
+        if key not in self._rank_tables:
+            none = torch.tensor([self.group_size], device="cpu")
+            table = torch.cat([self._expert_ranks(num_experts), none])
+            self._rank_tables[key] = table.to(device)
+        return self._rank_tables[key]
+
+    @contextlib.contextmanager
+    def _called(self, name: str, rows: torch.Tensor, config: Config | None) -> Iterator[None]:
+        """With DeepEP's mark in a profile, which on a GPU its kernel makes, in as many blocks as
+        the Config or the class says."""
+        if rows.is_cuda:
+            with launch(max_blocks=self.num_sms if config is None else config.num_sms):
+                yield
+            return
+        with torch.profiler.record_function(name):
+            yield
 
     def get_dispatch_layout(
         self,
@@ -62,22 +88,27 @@ class NormalMode(Ranks):
         """
         begin(previous_event, async_finish, allocate_on_comm_stream)
         topk_idx = bare(topk_idx, "topk_idx").long()
-        if topk_idx.numel() and not -1 <= int(topk_idx.min()) <= int(topk_idx.max()) < num_experts:
-            raise InvalidArgumentError(
-                f"get_dispatch_layout: topk_idx has an expert outside of -1 to {num_experts - 1}"
-            )
+        device = topk_idx.device
+        if not topk_idx.is_cuda and topk_idx.numel():  # a GPU's would have to be waited for
+            least, most = int(topk_idx.min()), int(topk_idx.max())
+            if not -1 <= least <= most < num_experts:
+                raise InvalidArgumentError(
+                    f"get_dispatch_layout: topk_idx has an expert outside of -1 to "
+                    f"{num_experts - 1}"
+                )
         # Slots without an expert count for one rank, and one expert, too many.
-        none = torch.tensor([self.group_size], device="cpu")
-        ranks = torch.cat([self._expert_ranks(num_experts), none])
+        ranks = self._rank_table(num_experts, device)
         in_rank = torch.zeros(
-            (topk_idx.shape[0], self.group_size + 1), dtype=torch.bool, device="cpu"
+            (topk_idx.shape[0], self.group_size + 1), dtype=torch.bool, device=device
         )
         in_rank.scatter_(1, ranks[topk_idx], True)
         is_token_in_rank = in_rank[:, : self.group_size].contiguous()
         per_rank = is_token_in_rank.sum(0, dtype=torch.int32)
-        per_expert = torch.bincount(topk_idx.flatten() + 1, minlength=num_experts + 1)
+        slots = topk_idx.flatten() + 1
+        per_expert = torch.zeros(num_experts + 1, dtype=torch.int32, device=device)
+        per_expert.scatter_add_(0, slots, torch.ones_like(slots, dtype=torch.int32))
         event = EventOverlap(EventHandle() if async_finish else None)
-        return per_rank, None, per_expert[1:].to(torch.int32), is_token_in_rank, event
+        return per_rank, None, per_expert[1:].contiguous(), is_token_in_rank, event
 
     def dispatch(
         self,
@@ -114,7 +145,7 @@ class NormalMode(Ranks):
         begin(previous_event, async_finish, allocate_on_comm_stream)
         rows, scales = x if isinstance(x, tuple) else (x, None)
         rows, scales = bare(rows, "x"), bare_or_none(scales, "x's scales")
-        with torch.profiler.record_function("zbccl::dispatch"):
+        with self._called("zbccl::dispatch", rows, config):
             if handle is not None:
                 if topk_idx is not None or topk_weights is not None:
                     raise InvalidArgumentError(
@@ -142,11 +173,13 @@ class NormalMode(Ranks):
                 self._check_routing(topk_idx, in_rank, per_expert.numel())
                 experts = self._experts(per_expert.numel())
                 routed = experts.route(topk_idx, capacity=num_worst_tokens or None)
-                counts = routed.expert_counts.tolist()
+                # With a capacity nothing waits for a GPU.
+                unknown = num_worst_tokens > 0 and topk_idx.is_cuda
+                counts = [] if unknown else routed.expert_counts.tolist()
             weights = bare_or_none(topk_weights, "topk_weights")
             wanted = {"out_src_idx": True, "out_topk_idx": topk_idx is not None}
             received, event = _send(routed, rows, scales, weights, async_finish, wanted)
-        if num_worst_tokens and routed.overflow:
+        if num_worst_tokens and not rows.is_cuda and routed.overflow:
             if async_finish:
                 event.current_stream_wait()
             raise InvalidUsageError(
@@ -159,7 +192,7 @@ class NormalMode(Ranks):
             received.topk_idx,
             received.topk_weights,
             [] if num_worst_tokens else listed,
-            self._handle(routed, in_rank, received.src_idx),
+            self._handle(routed, in_rank, received.src_idx, num_worst_tokens > 0),
             event,
         )
 
@@ -183,13 +216,14 @@ class NormalMode(Ranks):
         begin(previous_event, async_finish, allocate_on_comm_stream)
         biases = bias if isinstance(bias, tuple) else (bias,)
         arguments: dict[str, Any] = {
-            "async_op": async_finish,
+            "async_op": async_finish and not x.is_cuda,
             "bias": tuple(bare_or_none(one, "bias") for one in biases),
             "recv_topk_weights": bare_or_none(topk_weights, "topk_weights"),
         }
         routed, x = _routed(handle), bare(x, "x")
-        with torch.profiler.record_function("zbccl::combine"):
-            combined, event = _outputs(routed.combine(x, **arguments))
+        with self._called("zbccl::combine", x, config):
+            on_stream = async_finish and x.is_cuda
+            combined, event = _outputs(routed.combine(x, **arguments), on_stream)
         return combined.x, combined.topk_weights, event
 
     def internode_dispatch(
@@ -255,6 +289,8 @@ class NormalMode(Ranks):
         self, topk_idx: torch.Tensor, in_rank: torch.Tensor, num_experts: int
     ) -> None:
         """Rows follow topk_idx, so the other arguments have to say the same."""
+        if topk_idx.is_cuda:  # which would have to be waited for
+            return
         layout = self.get_dispatch_layout(topk_idx, num_experts)
         if not torch.equal(layout[3], in_rank):
             raise InvalidArgumentError(
@@ -264,20 +300,30 @@ class NormalMode(Ranks):
 
     def _route_by_rank(self, in_rank: torch.Tensor) -> moe.Handle:
         """Without experts the ranks stand for them."""
-        ranks = torch.arange(self.group_size, dtype=torch.int32, device="cpu")
+        ranks = torch.arange(self.group_size, dtype=torch.int32, device=in_rank.device)
         return self._experts(self.group_size).route(torch.where(in_rank, ranks, -1))
 
     def _count_experts(self, per_expert: torch.Tensor) -> list[int]:
         """Slots of all ranks for each of this rank's experts."""
         all_counts = self._communicator.all_gather(per_expert.to(torch.int32).contiguous())
         sums = all_counts.view(self.group_size, -1).sum(0)
-        counts: list[int] = sums[self._expert_ranks(per_expert.numel()) == self.rank].tolist()
+        counts: list[int] = sums.cpu()[self._expert_ranks(per_expert.numel()) == self.rank].tolist()
         return counts
 
     def _handle(
-        self, routed: moe.Handle, in_rank: torch.Tensor, src_idx: torch.Tensor | None
+        self,
+        routed: moe.Handle,
+        in_rank: torch.Tensor,
+        src_idx: torch.Tensor | None,
+        has_capacity: bool,
     ) -> NormalHandle:
-        prefix = routed.rank_counts.cumsum(0, dtype=torch.int32)
+        if in_rank.is_cuda and has_capacity:
+            # What the host knows would have to be waited for.
+            mine = in_rank.sum(0, dtype=torch.int32)
+            table = self._communicator.all_gather(mine).view(self.group_size, -1)
+        else:
+            table = routed.rank_counts.to(in_rank.device)
+        prefix = table.cumsum(0, dtype=torch.int32)
         channel = in_rank.sum(0, dtype=torch.int32).view(-1, 1)
         head = in_rank.cumsum(0, dtype=torch.int32) - 1
         head[~in_rank] = -1
@@ -306,10 +352,11 @@ def _send(
     asynchronous: bool,
     wanted: dict[str, Any],
 ) -> tuple[moe.Dispatched[torch.Tensor], EventOverlap]:
+    on_stream = asynchronous and rows.is_cuda
     arguments: dict[str, Any] = {
-        "async_op": asynchronous,
+        "async_op": asynchronous and not rows.is_cuda,
         "scales": scales,
         "topk_weights": weights,
         **wanted,
     }
-    return _outputs(routed.dispatch(rows, **arguments))
+    return _outputs(routed.dispatch(rows, **arguments), on_stream)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from zbccl import moe
 from zbccl.communicator import Communicator
 
@@ -15,6 +17,7 @@ class Ranks:
         self.group_size = communicator.size
         self._experts_by_number: dict[int, moe.Experts] = {}
         self._masked: set[int] = set()
+        self._rank_tables: dict[tuple[int, torch.device], torch.Tensor] = {}
 
     def _experts(self, num_experts: int) -> moe.Experts:
         """Made when their number is first met, which is at the same call on every rank."""

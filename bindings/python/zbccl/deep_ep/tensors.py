@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import torch
 
+from zbccl.communicator import empty
 from zbccl.deep_ep.event import EventHandle, EventOverlap
-from zbccl.errors import InvalidArgumentError, UnsupportedError
+from zbccl.errors import InvalidArgumentError
 
 
 def bare(tensor: torch.Tensor, name: str) -> torch.Tensor:
-    """The tensor without autograd's marks; UnsupportedError for one that is not in host memory."""
-    if tensor.device.type != "cpu":
-        raise UnsupportedError(
-            f"{name} is on {tensor.device}: the CUDA engine of MoE dispatch and combine is not "
-            "part of this build of zbccl, which serves CPU tensors"
-        )
+    """The tensor without autograd's marks; InvalidArgumentError for one that is elsewhere."""
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise InvalidArgumentError(f"{name} is on {tensor.device}; expected the CPU or a GPU")
     return tensor.detach()
 
 
 def bare_or_none(tensor: torch.Tensor | None, name: str) -> torch.Tensor | None:
     return None if tensor is None else bare(tensor, name)
+
+
+def new(shape: int | tuple[int, ...], dtype: str, device: torch.device) -> torch.Tensor:
+    """A tensor of the pool, which peers reach where it is."""
+    where = "cpu" if device.type == "cpu" else f"cuda:{device.index}"
+    made: torch.Tensor = empty(shape, dtype, device=where).torch()
+    return made
 
 
 def check_shape(tensor: torch.Tensor, shape: tuple[int, ...], name: str) -> None:

@@ -72,6 +72,7 @@ class Experts:
         capacity: int | None = ...,
         recv_counts: object = ...,
         recv_status: object = ...,
+        recv_ranges: object = ...,
         timeout: Timeout = ...,
     ) -> Handle: ...
     @overload
@@ -85,6 +86,7 @@ class Experts:
         capacity: int | None = ...,
         recv_counts: object = ...,
         recv_status: object = ...,
+        recv_ranges: object = ...,
         timeout: Timeout = ...,
     ) -> Work[Handle]: ...
     def route(
@@ -97,6 +99,7 @@ class Experts:
         capacity: int | None = None,
         recv_counts: object = None,
         recv_status: object = None,
+        recv_ranges: object = None,
         timeout: Timeout = None,
     ) -> Handle | Work[Handle]:
         """Exchanges how many rows go where. Collective.
@@ -112,9 +115,14 @@ class Experts:
 
         `capacity`: rows that the outputs hold (for each expert of "expert_masked", which needs
         one); None: as many as come. Rows beyond it are left out, which `Handle.overflow` reports.
-        `recv_counts` (i32, one for each local expert) and `recv_status` (i64: rows, needed
-        capacity, overflow) are filled where given. Layout, alignment, slots and dtype are the same
-        on every rank.
+        `recv_counts` (i32, one for each local expert), `recv_status` (i64: rows, needed capacity,
+        overflow) and, but for rank_major, `recv_ranges` (i64, (experts, ranks): rows from each
+        source in the lower half, the first of them in the upper) are filled where given. Layout,
+        alignment, slots and dtype are the same on every rank.
+
+        With `topk_idx` on the communicator's GPU all tensors of the handle are there, calls go to
+        PyTorch's current stream and nothing waits for them; but without a capacity the first use of
+        the handle waits for the counts.
 
         With `async_op=True` calls may be made with the work's `output`, the handle, at once; they
         run after the route. Outputs whose size depends on what the ranks tell each other (those
@@ -129,6 +137,7 @@ class Experts:
             capacity or 0,
             recv_counts,
             recv_status,
+            recv_ranges,
             milliseconds(timeout),
             async_op,
         )
