@@ -28,17 +28,31 @@ struct RowReader {
   int hidden;
   int lane;
 
-  // The lane's elements of a pass; zero beyond the row's end, which is the end of a pack.
-  __device__ __forceinline__ void read(int pass, float (&v)[16]) const {
-    typename Lanes::Packs packs;
-    const int first = pass * kPassElements + lane * 16;
+  // Calls use(pass, v) with the lane's elements of each pass, several of which are loaded at once.
+  // They are zero beyond the row's end, which is the end of a pack.
+  template <typename Use>
+  __device__ __forceinline__ void for_each_pass(const Use& use) const {
+    constexpr int kAtOnce = 8 / Lanes::kPacks;
+    const int passes = (hidden + kPassElements - 1) / kPassElements;
+    for (int first = 0; first < passes; first += kAtOnce) {
+      typename Lanes::Packs packs[kAtOnce];
 #pragma unroll
-    for (int p = 0; p < Lanes::kPacks; ++p) {
-      const int at = first + p * V::kLanes;
-      packs.pack[p] =
-          at < hidden ? load_plain(row + static_cast<int64_t>(at) * kElementBytes) : Pack{};
+      for (int i = 0; i < kAtOnce; ++i) {
+#pragma unroll
+        for (int p = 0; p < Lanes::kPacks; ++p) {
+          const int at = (first + i) * kPassElements + lane * 16 + p * V::kLanes;
+          packs[i].pack[p] =
+              at < hidden ? load_plain(row + static_cast<int64_t>(at) * kElementBytes) : Pack{};
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i >= passes) break;
+        float v[16];
+        Lanes::widen(v, packs[i]);
+        use(first + i, v);
+      }
     }
-    Lanes::widen(v, packs);
   }
 };
 
@@ -68,12 +82,8 @@ __device__ __forceinline__ void quantize_fp8(const RowReader<kType>& reader, boo
                                              char* codes, float* scales) {
   constexpr float kLeast = 1e-4F;
   constexpr int kGroupLanes = kScaleGroup / 16;
-  const int passes = (reader.hidden + kPassElements - 1) / kPassElements;
   const int groups = (reader.hidden + kScaleGroup - 1) / kScaleGroup;
-#pragma unroll 2
-  for (int pass = 0; pass < passes; ++pass) {
-    float v[16];
-    reader.read(pass, v);
+  reader.for_each_pass([&](int pass, const float(&v)[16]) {
     float amax = kLeast;
 #pragma unroll
     for (int i = 0; i < 16; ++i) amax = fmaxf(amax, fabsf(v[i]));  // leaves NaN out
@@ -84,7 +94,7 @@ __device__ __forceinline__ void quantize_fp8(const RowReader<kType>& reader, boo
     *reinterpret_cast<Pack*>(codes + first) = encode<false>(v, divide(1.0F, scale));
     const int group = first / kScaleGroup;
     if (reader.lane % kGroupLanes == 0 && group < groups) scales[group] = scale;
-  }
+  });
 }
 
 // The same with one scale for the row, which is read twice.
@@ -92,26 +102,19 @@ template <DataType kType>
 __device__ __forceinline__ void quantize_int8(const RowReader<kType>& reader, char* codes,
                                               float* scales) {
   constexpr uint32_t kInfinity = 0x7F800000U;
-  const int passes = (reader.hidden + kPassElements - 1) / kPassElements;
   uint32_t most = 0;  // magnitudes compare as integers
-#pragma unroll 2
-  for (int pass = 0; pass < passes; ++pass) {
-    float v[16];
-    reader.read(pass, v);
+  reader.for_each_pass([&](int /*pass*/, const float(&v)[16]) {
 #pragma unroll
     for (int i = 0; i < 16; ++i) most = max(most, bits_of(v[i]) & 0x7FFFFFFFU);
-  }
+  });
   most = __reduce_max_sync(kWholeWarp, most);
   const bool finite = most < kInfinity;
   const float scale = scale_of(float_of(most), 127.0F);
   const float inverse = divide(1.0F, scale);
-#pragma unroll 2
-  for (int pass = 0; pass < passes; ++pass) {
-    float v[16];
-    reader.read(pass, v);
+  reader.for_each_pass([&](int pass, const float(&v)[16]) {
     const int first = pass * kPassElements + reader.lane * 16;
     *reinterpret_cast<Pack*>(codes + first) = finite ? encode<true>(v, inverse) : Pack{};
-  }
+  });
   if (reader.lane == 0) scales[0] = finite ? scale : float_of(0x7FC00000U);
 }
 

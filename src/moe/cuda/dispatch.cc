@@ -7,7 +7,7 @@
 namespace zbccl::moe {
 namespace {
 
-constexpr int kBlocks = 12;        // more fill the link no better (docs/performance-gpu.md)
+constexpr int kBlocks = 8;         // more fill the link no better (docs/performance-gpu.md)
 constexpr int kMaskedBlocks = 64;  // a few rows each, for a short time
 
 void put(cuda::MoeNotes* notes, int word, int64_t value) {
