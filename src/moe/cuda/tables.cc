@@ -81,7 +81,10 @@ Result<std::unique_ptr<Tables>> Tables::make(CudaHalf& half, const Handle& handl
 
 Tables::~Tables() {
   if (block_.data != nullptr) half_.give_block(block_);
-  // Counts that were never read may still be written: they go with the communicator.
+  // Those that may still be written go with the communicator.
+  if (counts_.done == nullptr) return;
+  const std::atomic_ref<uint32_t> done(*counts_.done);
+  if (done.load(std::memory_order_acquire) != 0) half_.give_counts(counts_);
 }
 
 Status Tables::settle(Handle& handle) {
