@@ -28,6 +28,8 @@ constexpr std::array kFields = {
     TuningField{"two_shot_direct_max", &DeviceTuning::two_shot_direct_max},
     TuningField{"scatter_shot_max", &DeviceTuning::scatter_shot_max},
     TuningField{"pull_push_min", &DeviceTuning::pull_push_min},
+    TuningField{"spread_min", &DeviceTuning::spread_min},
+    TuningField{"nap_ns", &DeviceTuning::nap_ns},
     TuningField{"overlap_max", &DeviceTuning::overlap_max},
     TuningField{"inline_max", &DeviceTuning::inline_max},
     TuningField{"bulk_min", &DeviceTuning::bulk_min},
@@ -211,10 +213,11 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
   tuning.slot_bytes = std::min(landing_bytes * 3 / 16 / kGrain * kGrain, 4 * kMiB);
   tuning.inline_bytes = landing_bytes / 11 / 2 / ranks / 4096 * 4096;
   tuning.tiles_bytes = landing_bytes - 3 * tuning.slot_bytes - 2 * ranks * tuning.inline_bytes;
-  tuning.one_shot_max = nranks <= 2 ? 512 * kKiB : nranks <= 4 ? 256 * kKiB : 64 * kKiB;
+  tuning.one_shot_max = nranks <= 2 ? kMiB : nranks <= 4 ? 256 * kKiB : 64 * kKiB;
   tuning.two_shot_max = 2 * kMiB;
   tuning.two_shot_direct_max = 4 * kMiB;
   tuning.pull_push_min = 4 * kMiB;
+  tuning.spread_min = 32 * kMiB + 1;
   tuning.scatter_shot_max = kMiB;
   tuning.inline_max = 128 * kKiB;
   tuning.bulk_min = kMiB;
@@ -229,7 +232,7 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
   tuning.relay_blocks = 64;
   // As without a norm: what a second flight costs is the same, and so is what it saves. Rows that
   // land save a meeting before the first load, as long as they fit.
-  tuning.norm_one_shot_max = tuning.one_shot_max;
+  tuning.norm_one_shot_max = nranks <= 2 ? 2 * kMiB : tuning.one_shot_max;
   tuning.norm_direct_max = 4 * kMiB;
   tuning.norm_blocks = 128;
   tuning.quantized_blocks = 128;
@@ -323,10 +326,12 @@ DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning, std::vecto
       break;
     }
     case DeviceAlgorithm::kPull:
-    case DeviceAlgorithm::kPullPush:
-      plan.blocks =
-          limited(std::min(ceil_div(ceil_div(call.share, kPack), 512), tuning.pull_blocks), call);
+    case DeviceAlgorithm::kPullPush: {
+      plan.spread = plan.algorithm == DeviceAlgorithm::kPullPush && call.bytes < tuning.spread_min;
+      const uint64_t most = plan.spread ? tuning.push_blocks : tuning.pull_blocks;
+      plan.blocks = limited(std::min(ceil_div(ceil_div(call.share, kPack), 512), most), call);
       break;
+    }
     case DeviceAlgorithm::kPush:
       plan.blocks =
           call.operation == Operation::kAllToAllV

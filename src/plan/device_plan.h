@@ -42,6 +42,7 @@ struct DeviceTuning {
   uint64_t two_shot_max = 0;  // of its input, with the sums in landing memory
   uint64_t two_shot_direct_max = 0;
   uint64_t pull_push_min = 0;
+  uint64_t spread_min = 0;         // of one whose second half is a kernel of its own
   uint64_t scatter_shot_max = 0;   // bytes of a reduce_scatter's input that goes as kOneShot
   uint64_t inline_max = 0;         // bytes of a block that goes as kInline
   uint64_t bulk_min = 0;           // bytes of a block that the bulk-copy engine moves
@@ -54,11 +55,12 @@ struct DeviceTuning {
   uint64_t chunk_blocks = 0;
   uint64_t chunk_threads = 0;
   uint64_t pull_blocks = 0;
-  uint64_t push_blocks = 0;
+  uint64_t push_blocks = 0;  // and of a kPullPush that is one kernel
   uint64_t bulk_blocks = 0;
   uint64_t relay_blocks = 0;
   uint64_t norm_blocks = 0;
   uint64_t quantized_blocks = 0;
+  uint64_t nap_ns = 0;  // between looks, once a wait on the GPU has become long
   DeviceAlgorithm forced = DeviceAlgorithm::kNone;  // where it can serve the call
 };
 // For H100 and H200 behind NVSwitch (docs/performance.md).
@@ -96,6 +98,7 @@ struct DevicePlan {
   DeviceAlgorithm algorithm = DeviceAlgorithm::kNone;
   int blocks = 1;
   int threads = 512;
+  bool spread = false;  // kPullPush: one kernel, which passes sums on as it makes them
   uint32_t depth = 0;   // kChunked: tiles of a block in landing memory
   bool overlap = true;  // programmatic dependent launch
 };

@@ -139,7 +139,7 @@ def memory(comm: zbccl.Communicator) -> None:
         comm.all_reduce(foreign)
         assert torch.equal(foreign, expected)
     assert staged() == before
-    with pytest.raises(zbccl.Error):
+    with pytest.raises(BufferError, match="lies on a CUDA device"):
         memoryview(mine)
     with pytest.raises(zbccl.UnsupportedError, match="NumPy does not reach"):
         mine.numpy()

@@ -175,11 +175,11 @@ TEST(ExplainDevice, PredictionsGrowWithTheSizeAndTheRanks) {
 }
 
 TEST(ExplainDevice, TimesOfThisMachineComeFirst) {
-  const Question question{Operation::kReduce, 1 << 20, DataType::kF32, 2, 4096, 0};
+  const Question question{Operation::kReduce, 2 << 20, DataType::kF32, 2, 4096, 0};
   const std::vector<DeviceCost> measured = {{Operation::kAllReduce, A::kChunked, {7, 100}}};
   const Explanation told = explain(question, device_tuning(2, kMostLanding), measured);
-  // 2 (n - 1) / n of a MiB.
-  EXPECT_NEAR(*chosen(told).us, 107, 1e-9);
+  // 2 (n - 1) / n of two MiB.
+  EXPECT_NEAR(*chosen(told).us, 207, 1e-9);
 }
 
 TEST(ExplainDevice, CallsAreAskedForAsTheEngineDoes) {

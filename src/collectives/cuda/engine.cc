@@ -70,6 +70,7 @@ Result<std::unique_ptr<Engine>> Engine::create(transport::Team& team,
   ZBCCL_RETURN_IF_ERROR(exchange(&mine, all.data(), sizeof mine));
   engine->tuning_ = all[0].tuning;
   engine->max_blocks_ = all[0].max_blocks;
+  engine->team_->set_nap(static_cast<uint32_t>(engine->tuning_.nap_ns));
   return engine;
 }
 

@@ -105,10 +105,14 @@ Status Engine::reduce(const Collective& call, cudaStream_t stream) {
       team_->host().count_landing(args.bytes[rank] * peers);
       break;
     case DeviceAlgorithm::kPullPush:
-      // Each rank's slice is reduced into its place, and goes to everybody's from there.
+      // Each rank's slice is reduced into its place, and goes to everybody's pack by pack, or from
+      // there.
       args.out = {out.data + args.begin[rank], args.bytes[rank]};
+      args.spread = plan.spread;
       ZBCCL_RETURN_IF_CUDA_ERROR(launch_pull(view, args, call.type, shape), "pull");
-      ZBCCL_RETURN_IF_ERROR(spread_slices(call, args, out.data, out.place, stream));
+      if (!args.spread) {
+        ZBCCL_RETURN_IF_ERROR(spread_slices(call, args, out.data, out.place, stream));
+      }
       break;
     default: ZBCCL_RETURN_IF_CUDA_ERROR(launch_pull(view, args, call.type, shape), "pull"); break;
   }

@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(640, 1)
       if (first < slot.share && present(me, first)) alive = add_up(first, sum);
     } else {
       if (blockIdx.x == 0) send_entry(view, args.call, turn, crew.thread);
-      wrong = watch_entry(view, args.call, turn, &entries, crew.thread);
+      wrong = watch_entry<false>(view, args.call, turn, &entries, crew.thread);
     }
     if (agree(view, args.call, turn, entries, wrong) && crew.works) {
       for (int64_t i = first; alive && i < slot.share && present(me, i); i += stride) {

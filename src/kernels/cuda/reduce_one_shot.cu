@@ -8,10 +8,10 @@
 namespace zbccl::cuda {
 namespace {
 
-// This worker's part of what the rank gives to everybody.
+// This worker's part of what the rank gives to everybody. `first`: its first pack of the whole.
 template <DataType kType, int kTeam, int kRanks>
 __device__ __forceinline__ void give(const TeamView& view, const ReduceArgs& args, const Turn& turn,
-                                     const Crew& crew, int nranks) {
+                                     const Crew& crew, int nranks, const Pack& first) {
   using V = Vec<kType>;
   char* slots[kRanks];
 #pragma unroll
@@ -23,7 +23,7 @@ __device__ __forceinline__ void give(const TeamView& view, const ReduceArgs& arg
     const Span in(args.in.data, args.in.bytes);
     const uint64_t packs = in.packs();
     for (uint64_t i = crew.first; i < packs; i += crew.stride) {
-      const Pack v = V::without_poison(in.load(i));
+      const Pack v = V::without_poison(i == crew.first ? first : in.load(i));
 #pragma unroll
       for (int k = 0; k < kRanks; ++k) {
         if (k < nranks) store_volatile(slots[k] + (me * packs + i) * kPackBytes, v);
@@ -47,10 +47,16 @@ __global__ void __launch_bounds__(640)
     one_shot(const __grid_constant__ TeamView view, const __grid_constant__ ReduceArgs args) {
   constexpr int kRanks = kTeam != 0 ? kTeam : kMaxRanks;
   __shared__ Entries entries;
-  const Turn turn = begin(view);
+  const Beginning beginning = wait_to_begin(view);
   const int me = view.rank;
   const int nranks = kTeam != 0 ? kTeam : view.nranks;
   const Crew crew(nranks);
+  // Under way while the state of the team is.
+  Pack first{};
+  if (args.whole && crew.works && uint64_t{crew.first} * kPackBytes < args.in.bytes) {
+    first = Span(args.in.data, args.in.bytes).load(crew.first);
+  }
+  const Turn turn = begin(view, beginning);
   const Span out(args.out.data, args.bytes[me]);
   const uint64_t packs = out.packs();
   if (turn.ok) {
@@ -60,7 +66,7 @@ __global__ void __launch_bounds__(640)
     int wrong = 0;
     bool alive = crew.works && crew.first < packs;
     if (crew.works) {
-      give<kType, kTeam, kRanks>(view, args, turn, crew, nranks);
+      give<kType, kTeam, kRanks>(view, args, turn, crew, nranks, first);
       clear_previous_slot(view, turn, crew.first, crew.stride);
       if (alive) {
         alive = await_packs<kType>(waiter, landed + crew.first * kPackBytes, packs * kPackBytes,
@@ -68,7 +74,7 @@ __global__ void __launch_bounds__(640)
       }
     } else {
       if (blockIdx.x == 0) send_entry(view, args.call, turn, crew.thread);
-      wrong = watch_entry(view, args.call, turn, &entries, crew.thread);
+      wrong = watch_entry<false>(view, args.call, turn, &entries, crew.thread);
     }
     // The first pack of each thread is there about when the entries are; nothing is written before
     // both.
@@ -89,6 +95,8 @@ __global__ void __launch_bounds__(640)
 
 cudaError_t launch_one_shot(const TeamView& view, const ReduceArgs& args, DataType type,
                             const LaunchShape& shape) {
+  cudaError_t code = cudaSuccess;
+  if (launch_one_pack(view, args, type, shape, &code)) return code;
   LaunchShape crewed = shape;
   crewed.threads += watchers(view.nranks);
   return choose_instance<true>(type, view.nranks, static_cast<RedOp>(args.op),

@@ -41,8 +41,16 @@ __global__ void __launch_bounds__(512)
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
           if (i + u * stride >= packs) break;
-          out.store(i + u * stride,
-                    reduce_packs<kType, kRanks, kSum>(v[u], nranks, static_cast<RedOp>(args.op)));
+          const Pack sum =
+              reduce_packs<kType, kRanks, kSum>(v[u], nranks, static_cast<RedOp>(args.op));
+          out.store(i + u * stride, sum);
+          if (!args.spread) continue;
+#pragma unroll
+          for (int k = 1; k < kRanks; ++k) {
+            if (k >= nranks) break;
+            const int peer = me + k < nranks ? me + k : me + k - nranks;
+            Span(entries.out[peer] + args.begin[me], args.bytes[me]).store(i + u * stride, sum);
+          }
         }
       }
       meet_at_exit(view, turn);

@@ -27,13 +27,23 @@ __global__ void __launch_bounds__(640)
   using V = Vec<kType>;
   constexpr int kRanks = kTeam != 0 ? kTeam : kMaxRanks;
   __shared__ Entries entries;
-  const Turn turn = begin(view);
+  const Beginning beginning = wait_to_begin(view);
   const int me = view.rank;
   const int nranks = kTeam != 0 ? kTeam : view.nranks;
   const Crew crew(nranks);
   const Span in(args.in.data, args.in.bytes);
   const Span out(args.out.data, args.in.bytes);
   const Parts parts(in.packs(), nranks);
+  Pack v[kRanks];
+  const auto load_parts = [&](uint64_t i) {
+#pragma unroll
+    for (int k = 0; k < kRanks; ++k) {
+      if (k < nranks && parts.at(k, i) < parts.packs) v[k] = in.load(parts.at(k, i));
+    }
+  };
+  // Under way while the state of the team is.
+  if (crew.works && crew.first < parts.part) load_parts(crew.first);
+  const Turn turn = begin(view, beginning);
   const uint64_t sums = parts.part * nranks;  // where the sums begin in a slot
   if (turn.ok) {
     char* slots[kRanks];
@@ -45,21 +55,15 @@ __global__ void __launch_bounds__(640)
     const auto mine = parts.at(me, 0) < parts.packs ? min(parts.part, parts.packs - parts.at(me, 0))
                                                     : uint64_t{0};  // packs that this rank reduces
     Waiter waiter(view, turn.epoch);
-    Pack v[kRanks];
     int wrong = 0;
     bool alive = true;
     if (crew.works) {
       for (uint64_t i = crew.first; i < parts.part; i += crew.stride) {
+        if (i != crew.first) load_parts(i);
 #pragma unroll
         for (int k = 0; k < kRanks; ++k) {
           if (k < nranks && parts.at(k, i) < parts.packs) {
-            v[k] = V::without_poison(in.load(parts.at(k, i)));
-          }
-        }
-#pragma unroll
-        for (int k = 0; k < kRanks; ++k) {
-          if (k < nranks && parts.at(k, i) < parts.packs) {
-            store_volatile(slots[k] + parts.at(me, i) * kPackBytes, v[k]);
+            store_volatile(slots[k] + parts.at(me, i) * kPackBytes, V::without_poison(v[k]));
           }
         }
       }
@@ -69,7 +73,7 @@ __global__ void __launch_bounds__(640)
       }
     } else {
       if (blockIdx.x == 0) send_entry(view, args.call, turn, crew.thread);
-      wrong = watch_entry(view, args.call, turn, &entries, crew.thread);
+      wrong = watch_entry<false>(view, args.call, turn, &entries, crew.thread);
     }
     const bool agreed = agree(view, args.call, turn, entries, wrong);
     if (agreed && args.direct) find_buffers(view, &entries);
@@ -116,6 +120,8 @@ __global__ void __launch_bounds__(640)
 
 cudaError_t launch_two_shot(const TeamView& view, const ReduceArgs& args, DataType type,
                             const LaunchShape& shape) {
+  cudaError_t code = cudaSuccess;
+  if (launch_two_packs(view, args, type, shape, &code)) return code;
   LaunchShape crewed = shape;
   crewed.threads += watchers(view.nranks);
   return choose_instance<true>(type, view.nranks, static_cast<RedOp>(args.op),

@@ -118,22 +118,6 @@ static __device__ __noinline__ void tell_host(const TeamView& view, FailureKind 
   __threadfence_system();
 }
 
-// The first failure of this rank: the host and the peers are told, and every wait ends.
-static __device__ __noinline__ void fail(const TeamView& view, FailureKind kind, uint32_t rank,
-                                         uint32_t stage, uint32_t epoch, uint64_t expected,
-                                         uint64_t seen, const uint32_t* mine = nullptr,
-                                         const uint32_t* theirs = nullptr) {
-  const uint32_t word = static_cast<uint32_t>(kind) | (rank + 1) << 8 | kReported;
-  if (atomicCAS_system(&view.control[view.rank]->failed, 0u, word) != 0) return;
-  tell_host(view, kind, rank, stage, epoch, expected, seen, 0, mine, theirs);
-  const uint32_t to_peers = static_cast<uint32_t>(FailureKind::kPeerFailed) |
-                            static_cast<uint32_t>(view.rank + 1) << 8 |
-                            static_cast<uint32_t>(kind) << 16 | (rank + 1) << 24;
-  for (int r = 0; r < view.nranks; ++r) {
-    if (r != view.rank) atomicCAS_system(&view.control[r]->failed, 0u, to_peers);
-  }
-}
-
 // True if the team has failed; a peer's word is passed on to the host once.
 static __device__ __noinline__ bool has_failed(const TeamView& view, uint32_t epoch) {
   uint32_t* const word = &view.control[view.rank]->failed;
@@ -146,33 +130,75 @@ static __device__ __noinline__ bool has_failed(const TeamView& view, uint32_t ep
   return true;
 }
 
-// A wait of one thread that ends: by what it waits for, or by a failure, the host's abort word or
-// the deadline, which are looked at now and then.
+// The first failure of this rank: the host and the peers are told, and every wait ends.
+static __device__ __noinline__ void fail(const TeamView& view, FailureKind kind, uint32_t rank,
+                                         uint32_t stage, uint32_t epoch, uint64_t expected,
+                                         uint64_t seen, const uint32_t* mine = nullptr,
+                                         const uint32_t* theirs = nullptr) {
+  uint32_t* const failed = &view.control[view.rank]->failed;
+  const uint32_t word = static_cast<uint32_t>(kind) | (rank + 1) << 8 | kReported;
+  const uint32_t before = atomicCAS_system(failed, 0u, word);
+  if (before != 0) {
+    // A peer was faster. Of calls that differ each rank has the whole story itself; of anything
+    // else the peer, and this kernel may be the last one to pass its word on.
+    const bool takes_over = kind == FailureKind::kMismatch && (before & kReported) == 0 &&
+                            atomicCAS_system(failed, before, word) == before;
+    if (!takes_over) {
+      (void)has_failed(view, epoch);
+      return;
+    }
+  }
+  tell_host(view, kind, rank, stage, epoch, expected, seen, 0, mine, theirs);
+  const uint32_t to_peers = static_cast<uint32_t>(FailureKind::kPeerFailed) |
+                            static_cast<uint32_t>(view.rank + 1) << 8 |
+                            static_cast<uint32_t>(kind) << 16 | (rank + 1) << 24;
+  for (int r = 0; r < view.nranks; ++r) {
+    if (r != view.rank) atomicCAS_system(&view.control[r]->failed, 0u, to_peers);
+  }
+}
+
+// Looks whether a wait is to be given up: after a failure, at the host's word, at the deadline.
+// Returns when the wait began, or 0 to give up. By value, so that waits stay in registers.
+static __device__ __noinline__ uint64_t look_around(const TeamView& view, uint64_t begin,
+                                                    uint32_t epoch, uint32_t rank, uint32_t stage,
+                                                    uint64_t expected, uint64_t seen) {
+  if (has_failed(view, epoch)) return 0;
+  if (*view.abort != 0) {
+    fail(view, FailureKind::kAborted, rank, stage, epoch, expected, seen);
+    return 0;
+  }
+  const uint64_t now = nanoseconds();
+  if (begin == 0) begin = now;
+  if (now - begin < view.timeout_ns) return begin;
+  fail(view, FailureKind::kTimeout, rank, stage, epoch, expected, seen);
+  return 0;
+}
+
+// A wait of one thread that ends: by what it waits for, or by one of those, which are looked at now
+// and then.
 class Waiter {
  public:
-  __device__ Waiter(const TeamView& view, uint32_t epoch) : view_(view), epoch_(epoch) {}
+  __device__ __forceinline__ Waiter(const TeamView& view, uint32_t epoch)
+      : view_(view), epoch_(epoch) {}
   // After each look that found nothing. False: give up.
   __device__ __forceinline__ bool again(uint32_t rank, Stage stage, uint64_t expected,
                                         uint64_t seen) {
     return !is_due() || look_around(rank, stage, expected, seen);
   }
   // again() in two parts, for those who find out only then whom they wait for.
-  __device__ __forceinline__ bool is_due() { return (++spins_ & 127u) == 0; }
-  __device__ __noinline__ bool look_around(uint32_t rank, Stage stage, uint64_t expected,
-                                           uint64_t seen) {
-    if (has_failed(view_, epoch_)) return false;
-    if (*view_.abort != 0) {
-      fail(view_, FailureKind::kAborted, rank, stage, epoch_, expected, seen);
-      return false;
-    }
-    const uint64_t now = nanoseconds();
-    if (begin_ == 0) begin_ = now;
-    if (now - begin_ < view_.timeout_ns) return true;
-    fail(view_, FailureKind::kTimeout, rank, stage, epoch_, expected, seen);
-    return false;
+  __device__ __forceinline__ bool is_due() {
+    if (++spins_ >= kEagerLooks && view_.nap_ns != 0) __nanosleep(view_.nap_ns);
+    return (spins_ & 127u) == 0;
+  }
+  __device__ __forceinline__ bool look_around(uint32_t rank, Stage stage, uint64_t expected,
+                                              uint64_t seen) {
+    begin_ = cuda::look_around(view_, begin_, epoch_, rank, stage, expected, seen);
+    return begin_ != 0;
   }
 
  private:
+  static constexpr uint32_t kEagerLooks = 16;
+
   const TeamView& view_;
   uint64_t begin_ = 0;
   uint32_t epoch_;
@@ -189,20 +215,35 @@ struct Turn {
 };
 
 // The launch of the next kernel of the stream may be prepared meanwhile; what the one before has
-// written is there after this.
-__device__ __forceinline__ Turn begin(const TeamView& view) {
+// written is there after this. In two parts, so that loads of the caller's can be under way between
+// them.
+struct Beginning {
+  Pack progress;
+  uint32_t failed;
+};
+
+__device__ __forceinline__ Beginning wait_to_begin(const TeamView& view) {
   asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
   Control* const own = view.control[view.rank];
-  const uint4 progress = *reinterpret_cast<const uint4*>(&own->progress[blockIdx.x]);
-  const uint32_t failed = load_relaxed(&own->failed);
+  Beginning beginning;
+  beginning.progress = load_plain(&own->progress[blockIdx.x]);
+  beginning.failed = load_relaxed(&own->failed);
+  return beginning;
+}
+
+__device__ __forceinline__ Turn begin(const TeamView& view, const Beginning& beginning) {
   Turn turn;
-  turn.epoch = progress.x + 1;
-  turn.dirty = progress.y;
-  turn.slot = progress.z;
-  turn.ok = failed == 0;
+  turn.epoch = beginning.progress.w[0] + 1;
+  turn.dirty = beginning.progress.w[1];
+  turn.slot = beginning.progress.w[2];
+  turn.ok = beginning.failed == 0;
   if (!turn.ok && threadIdx.x == 0) (void)has_failed(view, turn.epoch);
   return turn;
+}
+
+__device__ __forceinline__ Turn begin(const TeamView& view) {
+  return begin(view, wait_to_begin(view));
 }
 
 // Every block writes the copies of all blocks that have its number modulo the grid, so each copy is
@@ -246,8 +287,31 @@ static __device__ __noinline__ void report_mismatch(const TeamView& view, const 
   }
 }
 
+// `peer` calls something else: what, once all of it is there.
+static __device__ __noinline__ void report_difference(const TeamView& view, const EntryCall& call,
+                                                      uint32_t epoch, int peer) {
+  const uint64_t* const row = view.control[view.rank]->entries[epoch & 1][peer];
+  uint32_t theirs[kEntryWords];
+  Waiter waiter(view, epoch);
+  for (int word = 0; word < kEntryWords; ++word) {
+    uint64_t seen;
+    while (static_cast<uint32_t>(seen = load_relaxed(row + word)) != epoch) {
+      if (!waiter.again(static_cast<uint32_t>(peer), kAtEntry, epoch,
+                        static_cast<uint32_t>(seen))) {
+        return;
+      }
+    }
+    theirs[word] = static_cast<uint32_t>(seen >> 32);
+  }
+  const uint64_t count = static_cast<uint64_t>(theirs[3]) << 32 | theirs[2];
+  fail(view, FailureKind::kMismatch, static_cast<uint32_t>(peer), kAtEntry, epoch,
+       call.expected[peer], count, reinterpret_cast<const uint32_t*>(&call.entry[peer]), theirs);
+}
+
 // Thread `thread` of 8 x nranks: waits for its word of a rank's entry and compares it with this
-// rank's own. 0 if they agree, 1 if not, 2 if the rank does not come.
+// rank's own. 0 if they agree, 1 if not, 2 if the rank does not come. `kReads`: inputs of peers are
+// read afterwards.
+template <bool kReads = true>
 __device__ __forceinline__ int watch_entry(const TeamView& view, const EntryCall& call,
                                            const Turn& turn, Entries* entries, int thread) {
   const int peer = thread / kEntryWords;
@@ -258,7 +322,7 @@ __device__ __forceinline__ int watch_entry(const TeamView& view, const EntryCall
   uint64_t seen;
   for (;;) {
     // Acquire: an input that the entry shows is there.
-    seen = load_acquire(from);
+    seen = kReads ? load_acquire(from) : load_relaxed(from);
     if (static_cast<uint32_t>(seen) == turn.epoch) break;
     if (!waiter.again(static_cast<uint32_t>(peer), kAtEntry, turn.epoch,
                       static_cast<uint32_t>(seen))) {
@@ -277,8 +341,8 @@ __device__ __forceinline__ int watch_entry(const TeamView& view, const EntryCall
 // What the threads of a block have found, together. A barrier of the whole block.
 __device__ __forceinline__ bool agree(const TeamView& view, const EntryCall& call, const Turn& turn,
                                       const Entries& entries, int wrong) {
-  const int missing = __syncthreads_or(wrong == 2);
   if (__syncthreads_or(wrong) == 0) return true;
+  const int missing = __syncthreads_or(wrong == 2);
   if (missing == 0 && threadIdx.x == 0) report_mismatch(view, call, turn, entries);
   return false;
 }

@@ -107,8 +107,10 @@ struct FailureRecord {
 
 // One rank's view of its team; travels as a kernel parameter.
 struct TeamView {
+  // What every kernel needs before its first store stands first.
   int32_t rank = 0;
   int32_t nranks = 0;
+  ArenaShape shape;
   Control* control[kMaxRanks] = {};  // everyone's arena, as reached from this GPU
   // Bases of everyone's segments, as reached from here: on this GPU, and in host memory for those
   // that have not come to the GPU yet (0 there).
@@ -117,7 +119,7 @@ struct TeamView {
   FailureRecord* record = nullptr;           // host memory
   const volatile uint32_t* abort = nullptr;  // host memory; not zero: give up
   uint64_t timeout_ns = 0;                   // of one wait
-  ArenaShape shape;
+  uint32_t nap_ns = 0;                       // between looks, once a wait has become long; 0: none
 };
 
 }  // namespace zbccl::cuda

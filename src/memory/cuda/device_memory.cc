@@ -31,6 +31,14 @@ DevicePool* pool_around(const void* address, bool* own) {
   return nullptr;
 }
 
+bool is_only_pool(const DevicePool& pool) {
+  for (int device = 0; device < static_cast<int>(kMaxDevices); ++device) {
+    const DevicePool* const other = DevicePool::opened(device);
+    if (other != nullptr && other != &pool) return false;
+  }
+  return true;
+}
+
 // The pool whose own memory it is.
 DevicePool* pool_of(const void* address) {
   bool own = false;
@@ -88,7 +96,9 @@ Status deregister_device_memory(const void* address) {
 
 int device_of(const void* address) {
   bool own = false;
-  if (const DevicePool* const pool = pool_around(address, &own)) return pool->device();
+  const DevicePool* const pool = pool_around(address, &own);
+  // What was registered may have been freed since, and be another GPU's by now.
+  if (pool != nullptr && (own || is_only_pool(*pool))) return pool->device();
   return cuda::device_of_address(address);
 }
 

@@ -108,6 +108,9 @@ Status DeviceTeam::open(uint64_t landing_bytes, Deadline deadline, const Exchang
   status = connect(peers, deadline);
   if (!status.ok()) mine.fail(status);
   ZBCCL_RETURN_IF_ERROR(agree(mine));
+  status = probe(deadline);
+  if (!status.ok()) mine.fail(status);
+  ZBCCL_RETURN_IF_ERROR(agree(mine));
   // The peers have acknowledged their imports by now, so the tables have everyone's arena.
   for (int r = 0; r < nranks; ++r) {
     const auto i = static_cast<size_t>(r);
@@ -207,6 +210,20 @@ Status DeviceTeam::connect(std::span<const Introduction> peers, Deadline deadlin
   }
   const auto location = *pool_->locate(arena_, view_.shape.total);
   return pool_->share(location.segment, processes_, deadline, [this] { return team_.failed(); });
+}
+
+// What the driver promises is tried: written and read back, once for each pair of GPUs.
+Status DeviceTeam::probe(Deadline deadline) {
+  for (int r = 0; r < size(); ++r) {
+    const auto i = static_cast<size_t>(r);
+    if (remotes_[i]->id() == pool_->id()) continue;
+    ZBCCL_ASSIGN_OR_RETURN(const Reach reach, probe_reach(*processes_[i], *remotes_[i], deadline));
+    if (!reach.mapped) {
+      return error(Code::kUnsupported, "its GPU does not reach the memory of rank {}'s: {}", r,
+                   reach.why);
+    }
+  }
+  return {};
 }
 
 DeviceTeam::~DeviceTeam() {

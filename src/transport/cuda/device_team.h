@@ -51,6 +51,8 @@ class DeviceTeam {
   uint64_t landing_bytes() const { return landing_bytes_; }
   // For a call with this deadline for each of its waits (zero: the team's).
   TeamView view(Milliseconds timeout) const;
+  // What kernels sleep between looks once a wait has become long; 0: they do not.
+  void set_nap(uint32_t nanoseconds) { view_.nap_ns = nanoseconds; }
 
   // Where the peers find [data, data + bytes), all of which they have mapped when this returns.
   // kUnsupported for device memory that cannot be registered.
@@ -84,6 +86,7 @@ class DeviceTeam {
   Status make_arena(memory::Location* place);
   Status initialise_arena();
   Status connect(std::span<const Introduction> peers, Deadline deadline);
+  Status probe(Deadline deadline);
   Status describe(const FailureRecord& record);
   Status describe_report(const FailureRecord& record, uint32_t number);
   std::string describe_call(const uint32_t (&words)[kEntryWords]) const;
