@@ -225,6 +225,31 @@ TEST_P(GpuMoe, TakesOneRank) {
   run_cases(GetParam(), 1, in_every_layout(what, 1));
 }
 
+// The first rank takes the last one out, and back in.
+TEST_P(GpuMoe, LeavesRanksOut) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  run_at(GetParam(), 3, [](GpuRank& rank, Communicator& comm) {
+    const int last = comm.size() - 1;
+    const auto ranks = static_cast<size_t>(comm.size());
+    for (MoeCase what : in_every_layout(MoeCase(), 3)) {
+      MoeWorld world = make_world(what, comm.size());
+      Moe moe = make_moe(comm, what, world);
+      GpuBed bed(rank);
+      for (const bool masked : {true, false}) {
+        world.masked.assign(ranks, std::vector<bool>(ranks, false));
+        world.masked[0][ranks - 1] = masked;
+        if (comm.rank() == 0) moe.set_mask(last, masked);
+        MoeArray indices;
+        MoeHandle handle = route(moe, what, world, comm.rank(), indices, bed);
+        expect_info(handle, world, comm.rank());
+        run_dispatch(handle, what, world, comm.rank(), bed);
+        run_combine(handle, what, world, comm.rank(), bed);
+        rank.settle();
+      }
+    }
+  });
+}
+
 // With one handle again and again, routings that change, and handles of both kinds at once.
 TEST_P(GpuMoe, KeepsHandles) {
   ZBCCL_NEED_GPUS(GetParam(), 2);

@@ -120,6 +120,7 @@ __device__ __forceinline__ void place_experts(const Table& table, int rank, MoeT
   const int me = table.view.rank;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const bool masked = args.layout == MoeLayout::kExpertMasked;
+  const bool apart = table.apart(me, rank);  // this rank's slots are numbered, and go nowhere
   const int64_t capacity = table.extra(rank, kWordCapacity);
   const int first = moe.first_place[rank];
   const int count = moe.first_place[rank + 1] - first;
@@ -149,7 +150,7 @@ __device__ __forceinline__ void place_experts(const Table& table, int rank, MoeT
     at += __shfl_sync(kWarp, offset + room, 31);
     if (!has) continue;
     moe.starts[expert] = clamp_rows(start + before);
-    moe.limits[expert] = clamp_rows(limit);
+    moe.limits[expert] = apart ? 0 : clamp_rows(limit);
     most = max(most, total);
     const int64_t kept = min(max(limit - start, int64_t{0}), total);
     all_kept += kept;
@@ -191,7 +192,8 @@ __device__ __forceinline__ void place_tokens(const Table& table, int rank, MoeTo
     total += table.to_rank(s, rank);
   }
   table.args.moe.starts[rank] = clamp_rows(before);
-  table.args.moe.limits[rank] = clamp_rows(capacity > 0 ? capacity : kMostTargetRows);
+  const int64_t limit = capacity > 0 ? capacity : kMostTargetRows;
+  table.args.moe.limits[rank] = table.apart(table.view.rank, rank) ? 0 : clamp_rows(limit);
   if (total > kMostTargetRows) *failed = kTooManyRows | rank << 8;
   if (rank != table.view.rank) return;
   totals->needed_capacity = clamp_rows(total);
