@@ -123,8 +123,8 @@ inline void expect_sum(ncclComm_t comm, int rank, int ranks) {
   const std::vector<float> in(100, static_cast<float>(rank + 1));
   std::vector<float> out(100, -1.0F);
   check(ncclAllReduce(in.data(), out.data(), in.size(), ncclFloat32, ncclSum, comm, nullptr));
-  const auto want = static_cast<float>(ranks * (ranks + 1) / 2);
-  EXPECT_EQ(std::vector<float>(100, want), out);
+  const int want = ranks * (ranks + 1) / 2;
+  EXPECT_EQ(std::vector<float>(100, static_cast<float>(want)), out);
 }
 
 // zbccl's words for the interface's.
