@@ -15,7 +15,8 @@ constexpr DeviceAlgorithm kDeviceAlgorithms[] = {
     A::kOneShot,  A::kTwoShot, A::kTwoShotDirect, A::kChunked, A::kPull,    A::kPush,
     A::kPushBulk, A::kRelay,   A::kInline,        A::kChain,   A::kPullPush};
 
-const char* how(DeviceAlgorithm algorithm, Operation operation) {
+const char* how(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTuning& tuning) {
+  const Operation operation = call.operation;
   const bool norm = operation == Operation::kAllReduceRmsNorm;
   switch (algorithm) {
     case A::kOneShot:
@@ -46,10 +47,15 @@ const char* how(DeviceAlgorithm algorithm, Operation operation) {
       return "four bytes beside their epoch into landing memory; one flight, no meeting";
     case A::kChain: return "tiles from neighbour to neighbour; nothing lands";
     case A::kPullPush:
-      return norm ? "owners load their rows where they lie and store the results in all outputs; "
-                    "two meetings, nothing lands"
-                  : "owners load their slices where they lie and store the sums where they belong; "
-                    "nothing lands";
+      if (norm) {
+        return "owners load their rows where they lie and store the results in all outputs; two "
+               "meetings, nothing lands";
+      }
+      return call.bytes < tuning.spread_min
+                 ? "owners load their slices where they lie and store each sum where it belongs as "
+                   "they make it; one kernel, nothing lands"
+                 : "owners load their slices where they lie and then store the sums where they "
+                   "belong; two kernels, nothing lands";
     case A::kNone: break;
   }
   return "";
@@ -223,7 +229,7 @@ Explanation explain(const Question& question, const DeviceTuning& tuning,
     if (!is_candidate(algorithm, call)) continue;
     Candidate candidate;
     candidate.algorithm = algorithm_name(algorithm);
-    candidate.how = how(algorithm, call.operation);
+    candidate.how = how(algorithm, call, tuning);
     candidate.chosen = algorithm == plan.algorithm;
     candidate.traffic = traffic(algorithm, call);
     candidate.landing = landing(algorithm, call);

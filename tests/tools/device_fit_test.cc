@@ -101,6 +101,23 @@ TEST(DeviceFit, ThePlanThenTakesTheFastest) {
   }
 }
 
+// The forms of one algorithm have a limit, and no line of their own.
+TEST(DeviceFit, FormsOfAnAlgorithm) {
+  DeviceMeasured measured = sums(4);
+  DeviceSweep forms;
+  forms.operation = "all_reduce";
+  forms.ways = {way("one_kernel", 5, 4, 64 << 20, 1 << 20),
+                way("two_kernels", 37, 3, 64 << 20, 1 << 20)};
+  measured.sweeps.insert(measured.sweeps.begin(), forms);
+  const std::vector<FittedLadder> ladders = fit_ladders(measured);
+  ASSERT_EQ(ladders.size(), 2u);
+  EXPECT_EQ(ladders[0].sweep, measured.sweeps.data());
+  const auto values = values_of(ladders);
+  EXPECT_EQ(values.size(), 5u);
+  expect_near(values.at("spread_min"), 32 * kMiB);
+  EXPECT_EQ(fit_costs(measured).size(), 5u);
+}
+
 TEST(DeviceFit, NeverAndAlways) {
   DeviceMeasured measured = sums(2);
   measured.sweeps[0].ways = {way("one_shot", 50, 50, 1 << 20), way("two_shot", 4, 6, 4 << 20),

@@ -123,6 +123,12 @@ TEST(ExplainDevice, SaysWhyInWords) {
   forced.forced = A::kPullPush;
   EXPECT_EQ(explain(question, forced, {}).why,
             "pull_push is asked for by name, and serves this call");
+  const auto form = [&](uint64_t bytes) {
+    question.bytes = bytes;
+    return std::string(explain(question, forced, {}).candidates.front().how);
+  };
+  EXPECT_NE(form(forced.spread_min - 4).find("one kernel"), std::string::npos);
+  EXPECT_NE(form(forced.spread_min + 3).find("two kernels"), std::string::npos);
   question.operation = Operation::kAllReduceQuantized;
   question.type = DataType::kBf16;
   EXPECT_EQ(explain(question, tuning, {}).why, "two_shot is the only way");

@@ -37,6 +37,8 @@ const std::vector<Ladder>& ladders() {
         {"two_shot_direct", "two_shot_direct_max", true},
         {"chunked", "pull_push_min", false},
         {"pull_push", nullptr, false}}},
+      // pull_push with sums that are passed on as they are made, or by a second kernel.
+      {"all_reduce", false, {{"one_kernel", "spread_min", false}, {"two_kernels", nullptr, false}}},
       {"reduce_scatter", false, {{"one_shot", "scatter_shot_max", true}, {"pull", nullptr, false}}},
       {"all_gather", false, {{"inline", "inline_max", true}, {"push", nullptr, false}}},
       {"all_gather", true, {{"push", "bulk_min", false}, {"push_bulk", nullptr, false}}},
@@ -133,8 +135,8 @@ FittedLadder fit_ladder(const DeviceMeasured& measured, const DeviceSweep& sweep
         {&rung, by_compared(measured, sweep, way->times), by_compared(measured, sweep, way->held)});
   }
   FittedLadder fitted;
-  fitted.sweep = &sweep;
   if (places.size() < 2) return fitted;
+  fitted.sweep = &sweep;
   Curve rest = places.back().times;
   std::string rest_name = places.back().rung->algorithm;
   for (size_t i = places.size() - 1; i-- > 0;) {
@@ -178,7 +180,8 @@ std::vector<FittedLadder> fit_ladders(const DeviceMeasured& measured) {
     for (const Ladder& ladder : ladders()) {
       if (sweep.operation != ladder.operation) continue;
       if ((sweep.max_blocks > 0) != ladder.few_blocks) continue;
-      fitted.push_back(fit_ladder(measured, sweep, ladder));
+      FittedLadder one = fit_ladder(measured, sweep, ladder);
+      if (one.sweep != nullptr) fitted.push_back(std::move(one));
     }
   }
   return fitted;
@@ -218,14 +221,14 @@ std::vector<plan::DeviceCost> fit_costs(const DeviceMeasured& measured) {
   for (const DeviceSweep& sweep : measured.sweeps) {
     if (sweep.max_blocks > 0) continue;
     for (const DeviceSweep::Way& way : sweep.ways) {
-      if (way.times.points().size() < 2) continue;
-      const plan::DeviceAlgorithm algorithm = *plan::parse_device_algorithm(way.algorithm);
+      const auto algorithm = plan::parse_device_algorithm(way.algorithm);
+      if (!algorithm || way.times.points().size() < 2) continue;
       std::vector<std::pair<double, double>> points;
       for (const Point& point : way.times.points()) {
-        const auto bytes = plan::traffic(algorithm, call_of(measured, sweep, point.bytes));
+        const auto bytes = plan::traffic(*algorithm, call_of(measured, sweep, point.bytes));
         points.emplace_back(static_cast<double>(bytes) / kMiB, point.us);
       }
-      costs.push_back({*parse_operation(sweep.operation), algorithm, fit_line(points)});
+      costs.push_back({*parse_operation(sweep.operation), *algorithm, fit_line(points)});
     }
   }
   return costs;

@@ -16,7 +16,7 @@ struct DeviceSweep {
   std::string operation;
   int max_blocks = 0;  // 0: the grid that the plan takes
   struct Way {
-    std::string algorithm;
+    std::string algorithm;  // or a form of one
     Curve times;  // by the size as `zbccl perf` has it; us of the slowest rank, the median
     Curve held;   // at sizes in between, which the fit does not see
   };

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cstdlib>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <string_view>
 
 #include "perf/cuda_member.h"
 #include "perf/cuda_runtime.h"
@@ -28,28 +30,50 @@ constexpr int kFewBlocks = 16;  // where the bulk-copy engine may pay
 constexpr int kTurns = 4;
 constexpr zbcclDataType_t kType = zbcclBfloat16;
 
+// An algorithm, or a form of it that other settings give.
+struct Way {
+  const char* name;
+  const char* algorithm;
+  const char* settings = "";
+};
+
+std::vector<Way> algorithms(std::initializer_list<const char*> names) {
+  std::vector<Way> ways;
+  for (const char* name : names) ways.push_back({name, name});
+  return ways;
+}
+
 // What is measured: an operation, and the ways that the plan has for it.
 struct Contest {
   Op op;
   size_t smallest;
   int max_blocks;
-  std::vector<const char*> algorithms;
+  std::vector<Way> ways;
 };
+
+// Which form pull_push has in the contests behind this one.
+const Contest& spreading() {
+  static const Contest contest = {Op::kAllReduce,
+                                  kMega,
+                                  0,
+                                  {{"one_kernel", "pull_push", "spread_min=1099511627776"},
+                                   {"two_kernels", "pull_push", "spread_min=0"}}};
+  return contest;
+}
 
 std::vector<Contest> contests(int ranks) {
   std::vector<Contest> all = {
-      {Op::kAllReduce,
-       kSmallest,
-       0,
-       {"one_shot", "two_shot", "two_shot_direct", "chunked", "pull_push"}},
-      {Op::kReduceScatter, kSmallest, 0, {"one_shot", "pull"}},
-      {Op::kAllGather, kSmallest, 0, {"inline", "push", "push_bulk"}},
-      {Op::kAllGather, 256 * kKilo, kFewBlocks, {"push", "push_bulk"}},
+      {Op::kAllReduce, kSmallest, 0,
+       algorithms({"one_shot", "two_shot", "two_shot_direct", "chunked", "pull_push"})},
+      {Op::kReduceScatter, kSmallest, 0, algorithms({"one_shot", "pull"})},
+      {Op::kAllGather, kSmallest, 0, algorithms({"inline", "push", "push_bulk"})},
+      {Op::kAllGather, 256 * kKilo, kFewBlocks, algorithms({"push", "push_bulk"})},
       // Whole rows of 4096 elements.
-      {Op::kAllReduceRmsNorm, 8 * kKilo, 0, {"one_shot", "two_shot_direct", "pull_push"}},
+      {Op::kAllReduceRmsNorm, 8 * kKilo, 0,
+       algorithms({"one_shot", "two_shot_direct", "pull_push"})},
   };
-  Contest broadcast = {Op::kBroadcast, kSmallest, 0, {"inline", "push"}};
-  if (ranks > 2) broadcast.algorithms.insert(broadcast.algorithms.end(), {"relay", "chain"});
+  Contest broadcast = {Op::kBroadcast, kSmallest, 0, algorithms({"inline", "push"})};
+  if (ranks > 2) broadcast.ways = algorithms({"inline", "push", "relay", "chain"});
   all.push_back(broadcast);
   return all;
 }
@@ -61,7 +85,7 @@ struct Grid {
 };
 
 std::vector<Grid> grids(int ranks) {
-  std::vector<Grid> all = {{"pull_blocks", Op::kAllReduce, "pull_push"},
+  std::vector<Grid> all = {{"pull_blocks", Op::kReduceScatter, "pull"},
                            {"chunk_blocks", Op::kAllReduce, "chunked"},
                            {"push_blocks", Op::kAllGather, "push"},
                            {"bulk_blocks", Op::kAllGather, "push_bulk"},
@@ -91,12 +115,17 @@ class DeviceMeasurer {
     setenv("ZBCCL_DEVICE_LANDING", "22M", 1);
   }
 
-  // The grids first: the limits between algorithms are those of the grids that they get.
+  // The grids first, then the form of pull_push: the limits between algorithms are those of the
+  // grids and forms that they get.
   DeviceMeasured run() {
     DeviceMeasured measured;
     measured.ranks = control_.size();
     measured.gpu = model();
     for (const Grid& grid : grids(control_.size())) measured.grids.push_back(measure_grid(grid));
+    measured.sweeps.push_back(measure_contest(spreading()));
+    for (const FittedLadder& ladder : fit_ladders(measured)) {
+      for (const FittedValue& value : ladder.values) settle(value.field->name, value.value);
+    }
     for (const Contest& contest : contests(control_.size())) {
       measured.sweeps.push_back(measure_contest(contest));
     }
@@ -138,10 +167,22 @@ class DeviceMeasurer {
     return device_communicator(control_, device_, 0).comm;
   }
 
-  Communicator& way(const char* algorithm) {
-    const auto found = ways_.find(algorithm);
+  // Made when it is first asked for, with what is settled by then.
+  Communicator& comm_of(const Way& way) {
+    const auto found = ways_.find(way.name);
     if (found != ways_.end()) return found->second;
-    return ways_.emplace(algorithm, forced(algorithm, grids_chosen_)).first->second;
+    const char* const comma = settled_.empty() || *way.settings == '\0' ? "" : ",";
+    const std::string settings = fmt::format("{}{}{}", settled_, comma, way.settings);
+    return ways_.emplace(way.name, forced(way.algorithm, settings)).first->second;
+  }
+
+  // Collective: rank 0's value.
+  void settle(std::string_view field, uint64_t value) {
+    Buffer<uint64_t> shared(1);
+    shared[0] = value;
+    control_.broadcast(shared.span(), 0);
+    if (!settled_.empty()) settled_ += ',';
+    settled_ += fmt::format("{}={}", field, shared[0]);
   }
 
   GridSweep measure_grid(const Grid& grid) {
@@ -158,10 +199,8 @@ class DeviceMeasurer {
       comm.destroy();
     }
     sweep.times = Curve(std::move(points));
-    if (const uint64_t blocks = agreed(choose_blocks(sweep.times)); blocks > 0) {
-      if (!grids_chosen_.empty()) grids_chosen_ += ',';
-      grids_chosen_ += fmt::format("{}={}", grid.field, blocks);
-    }
+    const uint64_t blocks = choose_blocks(sweep.times);
+    if (blocks > 0) settle(grid.field, blocks);
     return sweep;
   }
 
@@ -169,27 +208,27 @@ class DeviceMeasurer {
     DeviceSweep sweep;
     sweep.operation = op_name(contest.op);
     sweep.max_blocks = contest.max_blocks;
-    std::vector<std::vector<Point>> times(contest.algorithms.size());
-    std::vector<std::vector<Point>> held(contest.algorithms.size());
+    std::vector<std::vector<Point>> times(contest.ways.size());
+    std::vector<std::vector<Point>> held(contest.ways.size());
     measure_sizes(contest, sizes(contest.smallest, 2), times);
     measure_sizes(contest, sizes(contest.smallest / 2 * 3, 4), held);
-    for (size_t i = 0; i < contest.algorithms.size(); ++i) {
+    for (size_t i = 0; i < contest.ways.size(); ++i) {
       sweep.ways.push_back(
-          {contest.algorithms[i], Curve(std::move(times[i])), Curve(std::move(held[i]))});
+          {contest.ways[i].name, Curve(std::move(times[i])), Curve(std::move(held[i]))});
     }
     return sweep;
   }
 
   void measure_sizes(const Contest& contest, const std::vector<size_t>& list,
                      std::vector<std::vector<Point>>& points) {
-    std::vector<bool> serves(contest.algorithms.size(), true);
+    std::vector<bool> serves(contest.ways.size(), true);
     for (const size_t bytes : list) {
       std::vector<std::unique_ptr<Side>> sides;
       std::vector<size_t> places;
-      for (size_t i = 0; i < contest.algorithms.size(); ++i) {
+      for (size_t i = 0; i < contest.ways.size(); ++i) {
         if (!serves[i]) continue;
-        auto side = side_of(way(contest.algorithms[i]), contest.algorithms[i], contest.op, bytes,
-                            contest.max_blocks);
+        const Way& way = contest.ways[i];
+        auto side = side_of(comm_of(way), way.algorithm, contest.op, bytes, contest.max_blocks);
         serves[i] = takes_its_algorithm(*side);
         if (!serves[i]) continue;
         sides.push_back(std::move(side));
@@ -258,14 +297,6 @@ class DeviceMeasurer {
                                    side.algorithm));
   }
 
-  // Collective: rank 0's.
-  uint64_t agreed(uint64_t value) {
-    Buffer<uint64_t> shared(1);
-    shared[0] = value;
-    control_.broadcast(shared.span(), 0);
-    return shared[0];
-  }
-
   Communicator& control_;
   const int device_;
   PerfOptions options_;
@@ -273,7 +304,7 @@ class DeviceMeasurer {
   CudaMemory input_;
   CudaMemory output_;
   CudaMemory extra_;
-  std::string grids_chosen_;
+  std::string settled_;  // as ZBCCL_DEVICE_TUNING takes it
   std::map<std::string, Communicator> ways_;
 };
 

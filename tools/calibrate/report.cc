@@ -113,8 +113,9 @@ plan::DeviceEntry report_device(const DeviceMeasured& measured) {
     entry.values.emplace_back(plan::find_field(grid.field), blocks);
   }
   const std::vector<FittedLadder> ladders = fit_ladders(measured);
+  for (const DeviceSweep& sweep : measured.sweeps) print_sweep(sweep);
   for (const FittedLadder& ladder : ladders) {
-    print_sweep(*ladder.sweep);
+    fmt::print("\n  {}\n", ladder.sweep->operation);
     for (const FittedValue& value : ladder.values) {
       fmt::print("  {} = {}: {}\n", value.field->name, size_text(value.value), value.why);
       entry.values.emplace_back(value.field, value.value);
