@@ -16,6 +16,7 @@
 #include "capi/group.h"
 #include "capi/guard.h"
 #include "capi/handles.h"
+#include "memory/device_memory.h"
 #include "plan/plan.h"
 
 namespace {
@@ -195,7 +196,10 @@ zbcclResult_t zbcclCommInitRank(zbcclComm_t* comm, int nranks, zbcclUniqueId id,
   const auto start = [&]() -> Status {
     ZBCCL_RETURN_IF_ERROR(check_pointer(comm, "comm"));
     ZBCCL_RETURN_IF_ERROR(check_count(nranks));
-    ZBCCL_ASSIGN_OR_RETURN(const comm::Options options, parse(config));
+    ZBCCL_ASSIGN_OR_RETURN(comm::Options options, parse(config));
+    // A group makes the communicator on another thread.
+    const int current = memory::current_device();
+    options.current_device = current >= 0 ? current : comm::kDeviceNone;
     ZBCCL_ASSIGN_OR_RETURN(const bootstrap::UniqueId parsed, parse_id(id));
     const auto init = [=]() -> Status {
       ZBCCL_ASSIGN_OR_RETURN(auto store,

@@ -85,11 +85,8 @@ Options with_defaults(Options options) {
     if (text == "spin") options.wait = Wait::kSpin;
     if (text == "sleep") options.wait = Wait::kSleep;
   }
+  if (options.current_device == kDeviceAuto) options.current_device = memory::current_device();
   return options;
-}
-
-int device_of(const Options& options) {
-  return options.device == kDeviceAuto ? memory::current_device() : options.device;
 }
 
 Hello make_hello(const memory::ProcessInfo& process, const Options& options) {
@@ -100,7 +97,7 @@ Hello make_hello(const memory::ProcessInfo& process, const Options& options) {
   hello.one_shot_override = static_cast<uint64_t>(env::get_integer("ZBCCL_ONE_SHOT_MAX"));
   hello.epoch_base = static_cast<uint32_t>(env::get_integer("ZBCCL_EPOCH_BASE"));
   hello.wait = options.wait;
-  hello.has_device = device_of(options) >= 0 ? 1 : 0;
+  hello.has_device = options.chosen_device() >= 0 ? 1 : 0;
   hello.device_asked = options.device >= 0 ? 1 : 0;
   hello.fits = host_fits(read_tuning());
   return hello;
@@ -348,7 +345,7 @@ Result<std::unique_ptr<Communicator>> Communicator::split(int color, int key,
   // The parent's device, unless another or none is asked for.
   Options child = options;
   if (child.device == kDeviceAuto && engine_ != nullptr) child.device = device();
-  const Choice mine = {color, key, options.wait, device_of(child) >= 0 ? 1U : 0U,
+  const Choice mine = {color, key, options.wait, child.chosen_device() >= 0 ? 1U : 0U,
                        options.device >= 0 ? 1U : 0U};
   std::vector<Choice> choices(static_cast<size_t>(size()));
   ZBCCL_RETURN_IF_ERROR(exchange(&mine, choices.data(), sizeof mine, options.init_timeout));

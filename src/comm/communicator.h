@@ -35,6 +35,11 @@ struct Options {
   Wait wait = Wait::kAuto;
   int device = kDeviceAuto;  // as in zbcclConfig_t
   int max_blocks = 0;
+  // The current device of the thread that asked, where it is not the one that makes the
+  // communicator; kDeviceNone: it has none.
+  int current_device = kDeviceAuto;
+
+  int chosen_device() const { return device == kDeviceAuto ? current_device : device; }
 };
 
 struct Stats {

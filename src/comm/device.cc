@@ -121,7 +121,7 @@ Status Communicator::make_engine(Deadline deadline) {
     return {};
   }
   collectives::EngineOptions options;
-  options.device = options_.device == kDeviceAuto ? memory::current_device() : options_.device;
+  options.device = options_.chosen_device();
   options.max_blocks = options_.max_blocks;
   options.deadline = deadline;
   if (rank() == 0) options.tuning = read_tuning();

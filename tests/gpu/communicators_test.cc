@@ -225,6 +225,31 @@ TEST_P(Communicators, Handles) {
   });
 }
 
+// The device that was current at each call of a group, whichever thread does the work.
+TEST(CommunicatorsOfOneThread, HaveTheDeviceOfTheirCall) {
+  ZBCCL_NEED_GPUS(Place::kThreads, 2);
+  run_gpu_job({.ranks = 1}, [](GpuRank&) {
+    zbcclUniqueId id;
+    check(zbcclGetUniqueId(&id));
+    zbcclComm_t comms[2] = {};
+    {
+      Group group;
+      for (int r = 0; r < 2; ++r) {
+        check_cuda(cudaSetDevice(1 - r), "cudaSetDevice");
+        check_cuda(cudaFree(nullptr), "cudaFree");
+        check(zbcclCommInitRank(&comms[r], 2, id, r, nullptr));
+      }
+      group.finish();
+    }
+    for (int r = 0; r < 2; ++r) {
+      int device = ZBCCL_DEVICE_NONE;
+      check(zbcclCommGetDevice(comms[r], &device));
+      EXPECT_EQ(1 - r, device);
+    }
+    for (zbcclComm_t comm : comms) check(zbcclCommDestroy(comm));
+  });
+}
+
 TEST_P(Communicators, HeldMemory) {
   ZBCCL_NEED_GPUS(GetParam(), 2);
   if (GetParam() != Place::kGpuEach) GTEST_SKIP() << "counts are of a process";
