@@ -53,6 +53,11 @@ Status Communicator::run_on_device(const collectives::Collective& call,
 
 Status Communicator::run_on_device(const Task& task, std::shared_ptr<Work>* work) {
   ZBCCL_RETURN_IF_ERROR(check_device());
+  // Kernels of a team that has failed do nothing.
+  if (const Status status = state(); !status.ok()) {
+    account_failure(status);
+    return status;
+  }
   ZBCCL_RETURN_IF_ERROR(execute(task));
   return complete_on_device(task.launch, work);
 }

@@ -13,6 +13,10 @@ class GpuBed final : public MoeBed {
   MoeArray make(const MoeCase& what, size_t bytes, Holds holds) override;
   const zbcclCall_t* call() const override { return &call_; }
   zbcclCall_t& call() { return call_; }
+  // See GpuRank: only ranks that share a GPU go in step.
+  void settle() override {
+    if (rank_.place() == Place::kOneGpu) rank_.settle();
+  }
 
  private:
   GpuRank& rank_;

@@ -27,7 +27,7 @@ struct Arrays {
 
   explicit Arrays(GpuRank& rank)
       : indices(kTokens * kTopk * 8, DeviceMemoryKind::kPool, rank.device()),
-        x(kTokens * kHidden * 2, DeviceMemoryKind::kPool, rank.device()),
+        x((kTokens + 1) * kHidden * 2, DeviceMemoryKind::kPool, rank.device()),
         recv_x(rows(rank) * kHidden * 2, DeviceMemoryKind::kPool, rank.device()),
         out(kTokens * kHidden * 2, DeviceMemoryKind::kPool, rank.device()) {
     set_indices(rank, 0);
@@ -72,7 +72,7 @@ struct Arrays {
   }
 
   CudaMemory indices;
-  CudaMemory x;
+  CudaMemory x;  // with a row more, so that it can begin later
   CudaMemory recv_x;
   CudaMemory out;
 };

@@ -213,7 +213,9 @@ MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank, 
   routing.recv_counts = reinterpret_cast<int32_t*>(counts->data());
   routing.recv_status = reinterpret_cast<int64_t*>(status->data());
   if (by_expert) routing.recv_ranges = reinterpret_cast<int64_t*>(ranges->data());
+  bed.settle();
   MoeHandle handle = moe.route(routing, bed.call());
+  bed.settle();
   const zbcclMoeInfo_t info = handle.info();
   const int64_t want_status[3] = {info.num_rows, info.needed_capacity, info.overflow};
   std::vector<std::byte> want(sizeof want_status);
@@ -394,12 +396,14 @@ void run_dispatch(MoeHandle& handle, const MoeCase& what, const MoeWorld& world,
   if (by_expert) want_idx = poisoned_copy(recv_idx);
   if (by_expert || args.recv_topk_weights == nullptr) want_weights = poisoned_copy(recv_weights);
 
+  bed.settle();
   if (what.phases) {
     args.phase = zbcclMoeSendPhase;
     handle.dispatch(args, bed.call());
     args.phase = zbcclMoeReceivePhase;
   }
   handle.dispatch(args, bed.call());
+  bed.settle();
   expect_same(want_x, recv_x, "recv_x");
   expect_same(want_scales, recv_scales, "recv_scales");
   expect_same(want_idx, recv_idx, "recv_topk_idx");
@@ -501,12 +505,14 @@ void run_combine(MoeHandle& handle, const MoeCase& what, const MoeWorld& world, 
       put(want_sums, t * what.topk + static_cast<int64_t>(k), total[k]);
     }
   }
+  bed.settle();
   if (what.phases) {
     args.phase = zbcclMoeSendPhase;
     handle.combine(args, bed.call());
     args.phase = zbcclMoeReceivePhase;
   }
   handle.combine(args, bed.call());
+  bed.settle();
   expect_same(want, out, "out");
   expect_same(want_sums, sums, "combined_topk_weights");
 }

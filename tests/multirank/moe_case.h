@@ -75,6 +75,9 @@ class MoeBed {
   virtual ~MoeBed() = default;
   virtual std::unique_ptr<Array> make(const MoeCase& what, size_t bytes, Holds holds);
   virtual const zbcclCall_t* call() const { return nullptr; }
+  // Before and after each call: where ranks must not prepare, or look at results, while others'
+  // calls run, waits for all.
+  virtual void settle() {}
 };
 
 // The routing of every rank; the same for the same case and seed.
