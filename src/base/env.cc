@@ -89,6 +89,9 @@ constexpr std::array kVariables = {
              "File with 64 hexadecimal digits, closed to other users, from which the ranks of a "
              "launcher that serves no store derive their secret; rank 0 then serves at "
              "MASTER_ADDR:MASTER_PORT."},
+    Variable{"ZBCCL_SGLANG", Type::kString, "", "",
+             "What zbccl takes over from SGLang: 1, or some of communicator, all_reduce, rms_norm, "
+             "deep_ep, with commas; empty or 0: nothing. --enable-zbccl sets it to 1."},
     Variable{"ZBCCL_TIMEOUT", Type::kDuration, "10m", "1..86400000",
              "Deadline of every wait in an operation (ms, or with a suffix: ms, s, m, h)."},
     Variable{"ZBCCL_TUNING_FILE", Type::kString, "", "",
@@ -97,6 +100,9 @@ constexpr std::array kVariables = {
     Variable{"ZBCCL_UNIQUE_ID", Type::kString, "", "",
              "Unique id that ranks meet with, as printed by zbcclUniqueIdToString. It carries the "
              "secret."},
+    Variable{"ZBCCL_VLLM", Type::kString, "", "",
+             "What zbccl takes over from vLLM: 1, or some of communicator, all_reduce, rms_norm, "
+             "deep_ep, with commas; empty or 0: nothing."},
     Variable{"ZBCCL_WORLD_SIZE", Type::kInteger, "-1", "-1..65536", "Number of ranks; -1: unset."},
 };
 
