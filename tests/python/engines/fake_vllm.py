@@ -5,6 +5,8 @@ What it does itself is counted in the list `theirs`.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -138,6 +140,11 @@ class CudaPlatformBase:
         return "vllm.distributed.device_communicators.cuda_communicator.CudaCommunicator"
 
 
+@functools.cache
+def _has_module(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
 class Manager:
     def get_handle(self, kwargs: Any) -> Any:
         import deep_ep
@@ -221,7 +228,11 @@ def install(tp_group: Any = None) -> None:
         DeepEPLLAll2AllManager=Manager,
     )
     module("vllm.platforms.cuda", CudaPlatformBase=CudaPlatformBase)
-    module("vllm.utils.import_utils", has_deep_ep=lambda: True)
+    module(
+        "vllm.utils.import_utils",
+        _has_module=_has_module,
+        has_deep_ep=lambda: _has_module("deep_ep"),
+    )
     module("vllm.distributed.parallel_state", get_tp_group=lambda: tp_group)
 
     passes = "vllm.compilation.passes"

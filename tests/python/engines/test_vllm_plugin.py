@@ -145,7 +145,7 @@ def _slot(rank: int) -> None:
 def _left_to_vllm(rank: int) -> None:
     import fake_vllm
 
-    assert begin("1") == ["communicator", "all_reduce", "rms_norm", "deep_ep"]
+    assert begin("1") == ["deep_ep", "communicator", "all_reduce", "rms_norm"]
     lines = Lines().lines
     os.environ["ZBCCL_HOST_ID"] = f"machine-{rank}"
     comm, made = communicator(), slot()
@@ -169,12 +169,12 @@ def _drifted(rank: int) -> None:
         return False
 
     fake_vllm.CustomAllreduce.should_custom_ar = newer  # type: ignore[method-assign]
-    assert begin("1") == ["communicator", "rms_norm", "deep_ep"]
+    assert begin("1") == ["deep_ep", "communicator", "rms_norm"]
     assert lines == [
         "WARNING zbccl: all_reduce is left to vLLM: vllm.distributed.device_communicators."
         "custom_all_reduce.CustomAllreduce.should_custom_ar takes (self, inp, stream), expected "
         "(self, inp)",
-        "INFO zbccl takes over from vLLM: communicator, rms_norm, deep_ep",
+        "INFO zbccl takes over from vLLM: deep_ep, communicator, rms_norm",
     ]
     assert slot().custom_all_reduce(values(rank, 4)).shape == (4,)
     assert torch.equal(communicator().all_reduce(values(rank, 4)), total(4))
@@ -231,7 +231,13 @@ def _norm(rank: int) -> None:
 
 
 def _drop_in(rank: int) -> None:
+    import fake_vllm
+
+    fake_vllm.install()
+    look = importlib.import_module("vllm.utils.import_utils")
+    assert not look.has_deep_ep()
     assert begin("deep_ep") == ["deep_ep"]
+    assert look.has_deep_ep()
     manager = importlib.import_module("vllm.distributed.device_communicators.all2all")
     import zbccl.deep_ep
 
@@ -284,6 +290,21 @@ assert not [m for m in sys.modules if m.split(".")[0] in ("vllm", "torch")]
 """
     _run(program)
     _run(program, ZBCCL_VLLM="0")
+
+
+def test_the_drop_in_reaches_spawned_processes() -> None:
+    program = """
+import fake_vllm, importlib, multiprocessing
+fake_vllm.install()
+from zbccl.vllm import register
+assert register() == ["deep_ep"]
+context = multiprocessing.get_context("spawn")
+child = context.Process(target=importlib.import_module, args=("deep_ep",))
+child.start()
+child.join()
+print(child.exitcode)
+"""
+    assert _run(program, ZBCCL_VLLM="deep_ep") == ["0"]
 
 
 def test_without_vllm_there_are_warnings_only() -> None:

@@ -11,7 +11,10 @@ from zbccl.errors import InvalidUsageError
 
 
 def take_deep_ep(named: bool) -> None:
-    """Makes `import deep_ep` give zbccl.deep_ep: where there is no other, or it is asked for."""
+    """Makes `import deep_ep` give zbccl.deep_ep: where there is no other, or it is asked for.
+
+    Also in processes that this one spawns, which may import it before their plug-ins are loaded.
+    """
     if not named and "deep_ep" not in sys.modules:
         found = importlib.util.find_spec("deep_ep")
         if found is not None and not str(found.origin).startswith(str(SHIMS)):
@@ -20,3 +23,5 @@ def take_deep_ep(named: bool) -> None:
         install_deep_ep()
     except InvalidUsageError as error:
         raise (Unavailable if named else Kept)(str(error)) from None
+    if str(SHIMS) not in sys.path:
+        sys.path.insert(0, str(SHIMS))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
 
 from zbccl.engines.seams import Seam
-from zbccl.engines.takeovers import Takeover
+from zbccl.engines.takeovers import Takeover, Unavailable
 
 _STATE = "sglang.srt.distributed.parallel_state"
 _CUSTOM = "sglang.srt.distributed.device_communicators.custom_all_reduce"
@@ -84,6 +85,9 @@ def _take_norm(named: bool) -> None:
 
 def _take_deep_ep(named: bool) -> None:
     importlib.import_module("zbccl.engines.drop_in").take_deep_ep(named)
+    dispatcher = sys.modules.get("sglang.srt.layers.moe.token_dispatcher.deepep")
+    if dispatcher is not None and not getattr(dispatcher, "use_deepep", True):
+        raise Unavailable("this process has looked for deep_ep before, and keeps the answer")
 
 
 TAKEOVERS = (

@@ -87,11 +87,7 @@ NORM_SEAMS = (
     Seam("vllm.ir.ops", "fused_add_rms_norm"),
 )
 
-DEEP_EP_SEAMS = (
-    Seam("vllm.utils.import_utils", "has_deep_ep", ""),
-    Seam(f"{_COMMUNICATORS}.all2all", "DeepEPHTAll2AllManager.get_handle", "self, kwargs"),
-    Seam(f"{_COMMUNICATORS}.all2all", "DeepEPLLAll2AllManager.get_handle", "self, kwargs"),
-)
+DEEP_EP_SEAMS = (Seam("vllm.utils.import_utils", "has_deep_ep", ""),)
 
 
 def _take_slot(named: bool) -> None:
@@ -117,11 +113,16 @@ def _take_norm(named: bool) -> None:
 
 def _take_deep_ep(named: bool) -> None:
     importlib.import_module("zbccl.engines.drop_in").take_deep_ep(named)
+    # vLLM may have looked for the module before, and keeps the answer.
+    look: Any = getattr(importlib.import_module("vllm.utils.import_utils"), "_has_module", None)
+    if hasattr(look, "cache_clear"):
+        look.cache_clear()
 
 
 TAKEOVERS = (
+    # First, since checking the seams of the others may import what asks for deep_ep.
+    Takeover("deep_ep", DEEP_EP_SEAMS, _take_deep_ep),
     Takeover("communicator", COMMUNICATOR_SEAMS, _take_communicator),
     Takeover("all_reduce", SLOT_SEAMS, _take_slot),
     Takeover("rms_norm", NORM_SEAMS, _take_norm),
-    Takeover("deep_ep", DEEP_EP_SEAMS, _take_deep_ep),
 )
