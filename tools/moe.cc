@@ -27,6 +27,8 @@ int run_moe(const MoeArguments& arguments) {
   if (arguments.device == "cuda") {
     // Whatever library a rank may load stays off NVLink multicast.
     setenv("NCCL_NVLS_ENABLE", "0", 1);
+    // What can be told without a GPU.
+    (void)check_arguments(arguments, std::max(arguments.ranks, 1));
     const int gpus = count_moe_devices();
     const int ranks = arguments.ranks != 0 ? arguments.ranks : gpus;
     if (ranks > gpus) {
