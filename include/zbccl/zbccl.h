@@ -18,7 +18,8 @@
  * on device memory is ordered on `zbcclCall_t.stream` (NULL: the legacy default stream), returns
  * once it is enqueued, and can be captured in a CUDA graph; calls of one communicator on several
  * streams are put in the order in which they are made. What goes wrong on the device is reported by
- * zbcclCommGetAsyncError and by the communicator's next call.
+ * zbcclCommGetAsyncError and by the communicator's next call, which is not made. After a mismatch
+ * the calls enqueued since are left out as well, on every rank, and what follows that call works.
  *  - Input and output are the same range, or do not overlap. The library keeps no reference to a
  * buffer once the call has returned, or, for an asynchronous call, once its work is complete.
  */

@@ -18,7 +18,7 @@ constexpr int kManyBlocks = 64;
 constexpr int kMaxBlocks = 128;
 constexpr uint32_t kDepth = 3;  // one tile being pushed, one under way, one being reduced
 
-constexpr std::array<const char*, 12> kNames = {
+constexpr std::array<const char*, kNumDeviceAlgorithms> kNames = {
     "none", "one_shot",  "two_shot", "two_shot_direct", "chunked", "pull",
     "push", "push_bulk", "relay",    "inline",          "chain",   "pull_push"};
 

@@ -28,6 +28,7 @@ enum class DeviceAlgorithm : uint8_t {
   kPullPush,       // an all_reduce as kPull and kPush, of registered buffers: nothing lands; an
                    // all_reduce_rms_norm the same in one kernel
 };
+inline constexpr int kNumDeviceAlgorithms = 12;
 const char* algorithm_name(DeviceAlgorithm algorithm);
 std::optional<DeviceAlgorithm> parse_device_algorithm(std::string_view name);
 

@@ -4,10 +4,11 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "gpu/gpu_job.h"
+#include "gpu/device_check.h"
 #include "support/expect_error.h"
 
 namespace zbccl::test {
@@ -16,7 +17,7 @@ namespace {
 using std::chrono::seconds;
 
 constexpr size_t kCount = 1000;
-constexpr size_t kBytes = size_t{1} << 20;
+constexpr size_t kBytes = size_t{6} << 20;  // an all_reduce takes two kernels
 constexpr int kPoison = 0xA5;
 
 class Usage : public testing::TestWithParam<Place> {};
@@ -29,6 +30,14 @@ struct Mismatch {
   const char* name;
   Call call;
 };
+
+std::vector<size_t> some_counts(zbcclComm_t comm, const std::function<int(int)>& count) {
+  int ranks = 0;
+  check(zbcclCommCount(comm, &ranks));
+  std::vector<size_t> counts;
+  for (int r = 0; r < ranks; ++r) counts.push_back(static_cast<size_t>(count(r)));
+  return counts;
+}
 
 std::vector<Mismatch> mismatches() {
   return {
@@ -82,8 +91,64 @@ std::vector<Mismatch> mismatches() {
        [](auto in, auto out, auto comm, auto call, bool odd) {
          return zbcclAllToAll(in, out, odd ? 999 : 1000, zbcclFloat32, comm, call);
        }},
+      {"numbers of kernels",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         return odd ? zbcclAllGather(in, out, 50'000, zbcclFloat32, comm, call)
+                    : zbcclAllReduce(in, out, kBytes / 4, zbcclFloat32, zbcclSum, comm, call);
+       }},
+      {"type, of the same size",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         return zbcclAllReduce(odd ? out : in, out, kCount, odd ? zbcclInt8 : zbcclUint8, zbcclMax,
+                               comm, call);
+       }},
+      {"all_gather_v's sizes",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         // The rank that differs has its own size right.
+         const auto counts = some_counts(comm, [&](int r) { return odd && r == 0 ? 41 : 40; });
+         return zbcclAllGatherV(in, out, counts.data(), nullptr, zbcclFloat32, comm, call);
+       }},
+      {"reduce_scatter_v's sizes",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         const auto counts = some_counts(comm, [&](int r) { return odd && r == 0 ? 41 : 40; });
+         return zbcclReduceScatterV(in, out, counts.data(), zbcclFloat32, zbcclSum, comm, call);
+       }},
+      {"one pair of an all_to_all_v",
+       [](auto in, auto out, auto comm, auto call, bool odd) {
+         const auto sends = some_counts(comm, [&](int r) { return odd && r == 0 ? 4001 : 4000; });
+         const auto gets = some_counts(comm, [](int) { return 4000; });
+         return zbcclAllToAllV(in, sends.data(), nullptr, out, gets.data(), nullptr, zbcclFloat32,
+                               comm, call);
+       }},
   };
 }
+
+// Calls of several algorithms, large and small, whose results must be right.
+class Rounds {
+ public:
+  explicit Rounds(GpuRank& rank) : rank_(rank) {
+    const CheckedCall::Shape shapes[] = {
+        {Checked::kAllReduce, zbcclBfloat16, 5000},
+        {Checked::kAllReduce, zbcclFloat32, 1'500'000, true},
+        {Checked::kAllReduce, zbcclUint32, 20'011},
+        {Checked::kAllGather, zbcclFloat32, 1234},
+        {Checked::kReduceScatter, zbcclFloat32, 7777},
+        {Checked::kAllToAll, zbcclFloat32, 301},
+        {Checked::kBroadcast, zbcclBfloat16, 200'001},
+    };
+    uint32_t seed = 800;
+    for (const CheckedCall::Shape& shape : shapes) {
+      calls_.push_back(std::make_unique<CheckedCall>(rank, shape, seed++));
+    }
+  }
+  void run(Communicator& comm, const std::string& after) {
+    for (const auto& call : calls_) call->round(comm, rank_.stream());
+    for (const auto& call : calls_) EXPECT_EQ(0U, call->wrong(rank_.stream())) << after;
+  }
+
+ private:
+  GpuRank& rank_;
+  std::vector<std::unique_ptr<CheckedCall>> calls_;
+};
 
 bool all_poison(const void* device, size_t bytes) {
   std::vector<std::byte> image(bytes);
@@ -92,16 +157,19 @@ bool all_poison(const void* device, size_t bytes) {
                      [](std::byte b) { return b == std::byte{kPoison}; });
 }
 
+// All on one communicator: each is reported once on every rank, and the calls after that work.
 TEST_P(Usage, CallsThatDiffer) {
   ZBCCL_NEED_GPUS(GetParam(), 2);
   run_gpu_job({.ranks = ranks_at(GetParam(), 3), .place = GetParam()}, [](GpuRank& rank) {
     const CudaMemory in(kBytes, DeviceMemoryKind::kPool, rank.device());
     const CudaMemory out(kBytes, DeviceMemoryKind::kPool, rank.device());
+    Rounds rounds(rank);
+    Communicator comm = rank.connect();
     for (const Mismatch& mismatch : mismatches()) {
       rank.note(mismatch.name);
+      rank.settle();
       check_cuda(cudaMemset(out.data(), kPoison, kBytes), "cudaMemset");
       check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-      Communicator comm = rank.connect();
       rank.settle();
       const zbcclCall_t how = rank.call();
       const bool odd = rank.rank() == rank.size() - 1;
@@ -113,12 +181,16 @@ TEST_P(Usage, CallsThatDiffer) {
           zbcclInvalidUsage,
           zbcclAllReduce(in.data(), out.data(), 8, zbcclFloat32, zbcclSum, comm.get(), &how),
           {"rank"});
+      EXPECT_EQ(zbcclSuccess, comm.async_error()) << mismatch.name;
       rank.settle();
       EXPECT_TRUE(all_poison(out.data(), kBytes)) << mismatch.name << ": an output was written";
       rank.settle();
-      comm.destroy();
-      rank.settle();
+      rounds.run(comm, mismatch.name);
     }
+    rank.settle();
+    EXPECT_EQ(zbcclSuccess, comm.async_error());
+    comm.destroy();
+    rank.settle();
   });
 }
 

@@ -40,6 +40,13 @@ Status tune(const plan::TuningTable& table, int device, int nranks, plan::Device
   return {};
 }
 
+// Of the sizes that all ranks have to know, in place of a root.
+uint32_t sizes_hash(const collectives::Blocks& blocks) {
+  uint64_t hash = 0;
+  for (const size_t count : blocks.counts) hash = (hash ^ count) * 0x9e3779b97f4a7c15U;
+  return static_cast<uint32_t>(hash >> 48);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::create(transport::Team& team,
@@ -83,10 +90,11 @@ Engine::~Engine() {
 }
 
 Status Engine::run(const Collective& call) {
-  ZBCCL_RETURN_IF_ERROR(check_alive());
-  ZBCCL_RETURN_IF_ERROR(check_buffers(call));
   auto* const stream = static_cast<cudaStream_t>(call.launch.stream);
-  return enqueue(stream, [&] { return dispatch(call, stream); });
+  return enqueue(stream, [&] {
+    const Status status = check_buffers(call);
+    return status.ok() ? dispatch(call, stream) : status;
+  });
 }
 
 Status Engine::check_alive() {
@@ -97,6 +105,8 @@ Status Engine::check_alive() {
 Status Engine::enqueue(cudaStream_t stream, const std::function<Status()>& body) {
   const DeviceGuard guard(team_->device());
   ZBCCL_RETURN_IF_ERROR(guard.status());
+  ZBCCL_RETURN_IF_ERROR(team_->take_failure(stream));
+  stream_now_ = stream;
   ZBCCL_RETURN_IF_ERROR(team_->order(stream));
   staged_now_ = 0;
   const Status status = body();
@@ -179,6 +189,12 @@ Entry Engine::entry_for(const Collective& call, const plan::DevicePlan& plan,
   entry.count_low = static_cast<uint32_t>(bytes);
   entry.count_high = static_cast<uint32_t>(bytes >> 32);
   entry.in_high = entry.out_high = kNoSegment << 16;
+  // A pair that disagrees on a size says so; the others are to notice, too.
+  if (call.operation == Operation::kAllGatherV && call.recv_blocks != nullptr) {
+    entry.shape |= sizes_hash(*call.recv_blocks);
+  } else if (call.operation == Operation::kReduceScatterV) {
+    entry.shape |= sizes_hash(*call.send_blocks);
+  }
   return entry;
 }
 
@@ -209,20 +225,7 @@ Status Engine::open_input(const void* data, size_t bytes, cudaStream_t stream, O
     operand->staged = true;
     ZBCCL_RETURN_IF_CUDA_ERROR(
         cudaMemcpyAsync(operand->data, data, bytes, cudaMemcpyDeviceToDevice, stream),
-        "staging an input");
-    place = team_->show(operand->data, bytes);
-  }
-  ZBCCL_RETURN_IF_ERROR(place.status());
-  operand->place = *place;
-  return {};
-}
-
-Status Engine::open_output(void* data, size_t bytes, Operand* operand) {
-  operand->data = static_cast<char*>(data);
-  auto place = team_->show(data, bytes);
-  if (!place.ok() && place.status().code() == Code::kUnsupported) {
-    ZBCCL_ASSIGN_OR_RETURN(operand->data, stage(bytes));
-    operand->staged = true;
+        "staging a buffer");
     place = team_->show(operand->data, bytes);
   }
   ZBCCL_RETURN_IF_ERROR(place.status());

@@ -48,9 +48,12 @@ class Engine final : public collectives::DeviceEngine {
   // Runs `body`, which enqueues kernels of the team on `stream`, behind what the team has enqueued
   // elsewhere, with the GPU current.
   Status enqueue(cudaStream_t stream, const std::function<Status()>& body);
-  // For peers to read (filled first, where staged) or write; within enqueue().
+  // For peers to read or write; within enqueue(). A staged output is filled, too: a call that fails
+  // writes nothing, and its output goes back as it came.
   Status open_input(const void* data, size_t bytes, cudaStream_t stream, Operand* operand);
-  Status open_output(void* data, size_t bytes, Operand* operand);
+  Status open_output(void* data, size_t bytes, Operand* operand) {
+    return open_input(data, bytes, stream_now_, operand);
+  }
   Status close_output(const Operand& operand, void* data, size_t bytes, cudaStream_t stream);
   // Thread blocks that a call may have; 0: as many as it likes.
   int block_limit(const collectives::Launch& launch) const {
@@ -86,6 +89,7 @@ class Engine final : public collectives::DeviceEngine {
   std::unique_ptr<DeviceTeam> team_;
   plan::DeviceTuning tuning_;
   int max_blocks_ = 0;
+  cudaStream_t stream_now_ = nullptr;  // of the call that is being enqueued
   plan::DeviceAlgorithm algorithm_ = plan::DeviceAlgorithm::kNone;
   // Registered memory for buffers that peers cannot reach; one for each such buffer of a call.
   struct Staging {

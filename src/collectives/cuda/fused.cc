@@ -22,7 +22,6 @@ struct Output {
   void* data;
   size_t bytes;
   uintptr_t alignment;
-  bool has_gaps;  // which keep what is in them
 };
 
 std::array<Output, kNormOutputs> outputs_of(const NormCall& call) {
@@ -33,11 +32,11 @@ std::array<Output, kNormOutputs> outputs_of(const NormCall& call) {
   const size_t scales = call.tokens == 0 || groups == 0 ? 0
                                                         : (call.tokens - 1) * to.row_stride +
                                                               (groups - 1) * to.group_stride + 1;
-  return {{{"residual_out", to.residual_out, 2 * elements, kRowAlignment, false},
-           {"out", to.out, 2 * elements, kRowAlignment, false},
-           {"codes", to.codes, elements, kCodeAlignment, false},
-           {"scales", to.scales, scales * sizeof(float), sizeof(float), true},
-           {"scales_ue8m0", to.exponents, scales, 1, true}}};
+  return {{{"residual_out", to.residual_out, 2 * elements, kRowAlignment},
+           {"out", to.out, 2 * elements, kRowAlignment},
+           {"codes", to.codes, elements, kCodeAlignment},
+           {"scales", to.scales, scales * sizeof(float), sizeof(float)},
+           {"scales_ue8m0", to.exponents, scales, 1}}};
 }
 
 NormSpec spec_of(const NormCall& call) {
@@ -102,9 +101,7 @@ Status Engine::reduce_norm(const Collective& call, cudaStream_t stream) {
     const Output& output = outputs[i];
     opened[i].data = static_cast<char*>(output.data);
     if (output.data != nullptr && shares && !alone) {
-      ZBCCL_RETURN_IF_ERROR(output.has_gaps
-                                ? open_input(output.data, output.bytes, stream, &opened[i])
-                                : open_output(output.data, output.bytes, &opened[i]));
+      ZBCCL_RETURN_IF_ERROR(open_output(output.data, output.bytes, &opened[i]));
       args.places[i] = opened[i].place;
     }
     args.own.data[i] = opened[i].data;

@@ -94,6 +94,8 @@ Status Engine::move(const Collective& call, cudaStream_t stream) {
                      call.operation == Operation::kAllGatherV ||
                      call.operation == Operation::kBroadcast;
   const uint64_t base = static_cast<uint64_t>(out.place.high & 0xffff) << 32 | out.place.low;
+  const bool tallied = call.operation == Operation::kAllToAllV;
+  const uint64_t tally = tallied ? collectives::tally_of(call, rank) : 0;
   for (int r = 0; r < nranks; ++r) {
     args.from[r] = parts.from[r];
     args.bytes[r] = parts.sends[r];
@@ -104,6 +106,10 @@ Status Engine::move(const Collective& call, cudaStream_t stream) {
       const Place place = make_place(out.place.high >> 16, base + parts.to[r]);
       entry.out_high = place.high;
       entry.out_low = place.low;
+    }
+    if (tallied) {  // tallies_agree() in sync.cuh
+      entry.in_high = kNoSegment << 16 | static_cast<uint32_t>(tally >> 32 & 0xffff);
+      entry.in_low = static_cast<uint32_t>(tally);
     }
     args.call.entry[r] = entry;
     args.call.expected[r] = parts.gets[r];

@@ -38,16 +38,16 @@ Status Engine::transfer_with_self(std::span<const DeviceTransfer> transfers, cud
 }
 
 Status Engine::transfer(std::span<const DeviceTransfer> transfers, const collectives::Launch& how) {
-  ZBCCL_RETURN_IF_ERROR(team_->state());
-  if (team_->host().failed()) return team_->host().failure_status();
+  const DeviceGuard guard(team_->device());
+  ZBCCL_RETURN_IF_ERROR(guard.status());
+  auto* const stream = static_cast<cudaStream_t>(how.stream);
+  ZBCCL_RETURN_IF_ERROR(team_->take_failure(stream));
+  stream_now_ = stream;
   for (const DeviceTransfer& it : transfers) {
     if (it.bytes == 0 || memory::device_of(it.data) == team_->device()) continue;
     return error(Code::kInvalidArgument, "{}: the buffer at {} is not memory of CUDA device {}",
                  it.is_send ? "send" : "recv", it.data, team_->device());
   }
-  const DeviceGuard guard(team_->device());
-  ZBCCL_RETURN_IF_ERROR(guard.status());
-  auto* const stream = static_cast<cudaStream_t>(how.stream);
   ZBCCL_RETURN_IF_ERROR(team_->order(stream));
   ZBCCL_RETURN_IF_ERROR(transfer_with_self(transfers, stream));
   staged_now_ = 0;

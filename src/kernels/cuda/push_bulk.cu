@@ -127,6 +127,21 @@ __device__ __forceinline__ void move_tiles(const Plan& plan, char* ring, uint64_
   asm volatile("fence.proxy.async;" ::: "memory");
 }
 
+// What the engine does not take: other alignments, and the last bytes. The whole block.
+__device__ __forceinline__ void store_rest(const Plan& plan) {
+  constexpr uint64_t kPiece = 16 << 10;
+  const int nranks = plan.view.nranks;
+  for (int i = 1; i <= nranks; ++i) {
+    const int k = (plan.view.rank + i) % nranks;
+    if (plan.source(k) == plan.target(k)) continue;
+    const uint64_t bytes = plan.args.bytes[k];
+    const uint64_t done = plan.by_bulk(k) ? bytes & ~uint64_t{kPackBytes - 1} : 0;
+    for (uint64_t at = done + blockIdx.x * kPiece; at < bytes; at += gridDim.x * kPiece) {
+      copy_tile<4>(plan.target(k) + at, plan.source(k) + at, min(kPiece, bytes - at));
+    }
+  }
+}
+
 __global__ void __launch_bounds__(256)
     push_bulk(const __grid_constant__ TeamView view, const __grid_constant__ PushArgs args) {
   extern __shared__ __align__(128) char ring[];
@@ -139,17 +154,10 @@ __global__ void __launch_bounds__(256)
     if (check_entry(view, args.call, turn, &entries)) {
       find_buffers(view, &entries);
       const Plan plan = {view, args, entries, args.same_source ? 1 : view.nranks};
-      if (threadIdx.x == 0) move_tiles(plan, ring, arrived);
-      // What the engine does not take: other alignments, and the last bytes.
-      for (int i = 1; i <= view.nranks; ++i) {
-        const int k = (view.rank + i) % view.nranks;
-        if (plan.source(k) == plan.target(k)) continue;
-        const uint64_t done = plan.by_bulk(k) ? args.bytes[k] & ~uint64_t{kPackBytes - 1} : 0;
-        constexpr uint64_t kPiece = 16 << 10;
-        for (uint64_t at = done + blockIdx.x * kPiece; at < args.bytes[k];
-             at += gridDim.x * kPiece) {
-          copy_tile<4>(plan.target(k) + at, plan.source(k) + at, min(kPiece, args.bytes[k] - at));
-        }
+      // Else the wait at the exit ends with the news.
+      if (tallies_agree(view, entries)) {
+        if (threadIdx.x == 0) move_tiles(plan, ring, arrived);
+        store_rest(plan);
       }
       meet_at_exit(view, turn);
     }

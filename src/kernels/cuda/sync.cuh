@@ -90,9 +90,26 @@ __device__ __forceinline__ uint64_t nanoseconds() {
 
 // --- failures ---
 
-enum Stage : uint32_t { kAtEntry = 0, kAtData, kAtStep, kAtCredit, kAtExit, kAtOffer, kAtArrival };
+enum Stage : uint32_t {
+  kAtEntry = 0,
+  kAtData,
+  kAtStep,
+  kAtCredit,
+  kAtExit,
+  kAtOffer,
+  kAtArrival,
+  kAtRecovery
+};
 
 inline constexpr uint32_t kReported = 0x80000000u;  // in Control::failed: the host has been told
+
+// Of Control::failed: the ranks' calls did not agree, as this rank or a peer has found.
+__device__ __forceinline__ bool is_mismatch(uint32_t failed) {
+  const auto kind = static_cast<FailureKind>(failed & 0xff);
+  const auto reported = static_cast<FailureKind>(failed >> 16 & 0xff);
+  return kind == FailureKind::kMismatch ||
+         (kind == FailureKind::kPeerFailed && reported == FailureKind::kMismatch);
+}
 
 static __device__ __noinline__ void tell_host(const TeamView& view, FailureKind kind, uint32_t rank,
                                               uint32_t stage, uint32_t epoch, uint64_t expected,
@@ -107,11 +124,18 @@ static __device__ __noinline__ void tell_host(const TeamView& view, FailureKind 
   record->culprit = code >> 8;
   record->expected = expected;
   record->seen = seen;
+  const auto& entries = view.control[view.rank]->entries;
+  const auto epoch_of = [&](uint32_t slot) {
+    return static_cast<uint32_t>(load_relaxed(&entries[slot][rank][0]));
+  };
+  const uint32_t last = static_cast<int32_t>(epoch_of(0) - epoch_of(1)) > 0 ? 0 : 1;
+  record->last = epoch_of(last);
   for (int w = 0; w < kEntryWords; ++w) {
     // Ranks enter operations before themselves, too.
-    const uint64_t entered = view.control[view.rank]->entries[epoch & 1][view.rank][w];
+    const uint64_t entered = entries[epoch & 1][view.rank][w];
+    const uint64_t called = load_relaxed(&entries[last][rank][w]);
     record->mine[w] = mine != nullptr ? mine[w] : static_cast<uint32_t>(entered >> 32);
-    record->theirs[w] = theirs != nullptr ? theirs[w] : 0;
+    record->theirs[w] = theirs != nullptr ? theirs[w] : static_cast<uint32_t>(called >> 32);
   }
   __threadfence_system();
   record->kind = static_cast<uint32_t>(kind);
@@ -141,7 +165,8 @@ static __device__ __noinline__ void fail(const TeamView& view, FailureKind kind,
   if (before != 0) {
     // A peer was faster. Of calls that differ each rank has the whole story itself; of anything
     // else the peer, and this kernel may be the last one to pass its word on.
-    const bool takes_over = kind == FailureKind::kMismatch && (before & kReported) == 0 &&
+    const bool takes_over = kind == FailureKind::kMismatch && is_mismatch(before) &&
+                            (before & kReported) == 0 &&
                             atomicCAS_system(failed, before, word) == before;
     if (!takes_over) {
       (void)has_failed(view, epoch);
@@ -353,6 +378,17 @@ __device__ __forceinline__ bool check_entry(const TeamView& view, const EntryCal
                                             const Turn& turn, Entries* entries) {
   const int wrong = watch_entry(view, call, turn, entries, static_cast<int>(threadIdx.x));
   return agree(view, call, turn, *entries, wrong);
+}
+
+// After check_entry(). Ranks that each know only their own sizes show what they send less what they
+// expect, as a hash in the place of an input (all_to_all_v); the hashes of all add up to zero where
+// every pair agrees. False: some pair does not, and says so itself.
+__device__ __forceinline__ bool tallies_agree(const TeamView& view, const Entries& entries) {
+  uint64_t sum = 0;
+  for (int r = 0; r < view.nranks; ++r) {
+    sum += static_cast<uint64_t>(entries.words[r][4]) << 32 | entries.words[r][5];
+  }
+  return sum << 16 == 0;
 }
 
 // Where latency counts, the last warps of a block watch the entries while the others move data.

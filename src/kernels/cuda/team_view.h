@@ -11,6 +11,7 @@ inline constexpr int kMaxRanks = 16;
 inline constexpr int kMaxBlocks = 128;  // of a grid: every block of every rank must be resident
 inline constexpr int kEntryWords = 8;
 inline constexpr int kPlaceWords = 10;  // of up to five outputs
+inline constexpr int kRecoveryWords = 3;
 inline constexpr int kPackBytes = 16;
 inline constexpr int kPoisonSlots = 3;
 inline constexpr int kTransferBlocks = 16;  // that send one message, at most
@@ -56,12 +57,15 @@ struct Control {
   // and its block: blocks << 32 | number of the message whose part has arrived.
   uint64_t offers[kMaxRanks][kEntryWords];
   uint64_t arrivals[kMaxRanks][kTransferBlocks];
-  // Not zero: this team has failed; kernels that see it return at once. FailureKind | (reporter +
-  // 1)
-  // << 8, and what a peer has reported: its kind << 16 | (culprit + 1) << 24. The highest bit: the
-  // host has been told.
+  // Back into use after calls that did not agree (recover.cu), by rank: word << 32 | generation.
+  // Its last epoch; the number of its last message; that its landing memory is empty.
+  uint64_t recoveries[kMaxRanks][kRecoveryWords];
+  // Not zero: this team has failed; kernels that see it return at once. FailureKind |
+  // (reporter + 1) << 8, and what a peer has reported: its kind << 16 | (culprit + 1) << 24. The
+  // highest bit: the host has been told.
   uint32_t failed;
-  uint32_t reserved[3];
+  uint32_t generation;  // how often it has been taken back into use
+  uint32_t reserved[2];
   // The state that goes from one operation to the next, one copy for each block, so that no block
   // waits for another of its grid: the last epoch, how many packs of its poison slot it used, and
   // the slot of the next. (The epoch modulo three would repeat itself where it wraps.)
@@ -98,11 +102,11 @@ struct FailureRecord {
   uint32_t block;
   uint32_t code;     // of kPeerFailed: the peer's failure kind
   uint32_t culprit;  // of kPeerFailed: whom the peer blames, + 1
-  uint32_t reserved;
+  uint32_t last;     // the epoch that the peer has entered last
   uint64_t expected;
   uint64_t seen;
-  uint32_t mine[kEntryWords];  // kMismatch: both calls
-  uint32_t theirs[kEntryWords];
+  uint32_t mine[kEntryWords];    // what this rank calls
+  uint32_t theirs[kEntryWords];  // what the peer calls; of one that does not come, its last call
 };
 
 // One rank's view of its team; travels as a kernel parameter.

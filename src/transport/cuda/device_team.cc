@@ -6,22 +6,20 @@
 
 #include "base/env.h"
 #include "base/log.h"
-#include "base/types.h"
 #include "kernels/cuda/fused.h"
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/push.h"
+#include "kernels/cuda/recover.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/transfer.h"
 #include "memory/cuda/peer_access.h"
 #include "plan/device_plan.h"
+#include "transport/cuda/failure_text.h"
 
 namespace zbccl::cuda {
 namespace {
 
 constexpr Milliseconds kGrace{200};
-constexpr uint32_t kLacksWeights = 1;  // stage of a mismatch: kAtData in sync.cuh
-// Of the fused operations the upper bits of the count are a hash of what else all agree on.
-constexpr uint64_t kCountMask = (uint64_t{1} << 48) - 1;
 
 uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
 
@@ -45,6 +43,7 @@ Status load_kernels() {
   ZBCCL_RETURN_IF_CUDA_ERROR(load_fused(), "loading the fused operations");
   ZBCCL_RETURN_IF_CUDA_ERROR(load_transfer(), "loading send and receive");
   ZBCCL_RETURN_IF_CUDA_ERROR(load_moe(), "loading dispatch and combine");
+  ZBCCL_RETURN_IF_CUDA_ERROR(load_recover(), "loading what follows calls that did not agree");
   return {};
 }
 
@@ -310,12 +309,24 @@ Status DeviceTeam::read(void* to, const void* from, size_t bytes, Deadline deadl
 }
 
 Status DeviceTeam::order(cudaStream_t stream) {
-  if (!ordered_ || stream == last_stream_) return {};
-  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(stream, &capturing), "asking for capture");
+  const bool elsewhere = ordered_ && stream != last_stream_;
+  if (!elsewhere && recovered_) return {};
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(stream, &status), "asking for capture");
+  const bool capturing = status != cudaStreamCaptureStatusNone;
   // A graph is ordered when it is launched.
-  if (capturing != cudaStreamCaptureStatusNone) return {};
-  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamWaitEvent(stream, order_, 0), "ordering two streams");
+  if (elsewhere && !capturing) {
+    ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamWaitEvent(stream, order_, 0), "ordering two streams");
+  }
+  return recovered_ ? Status() : recover(stream, capturing);
+}
+
+// In a graph it is done by the first replay, if not by another call before; later ones find it
+// done.
+Status DeviceTeam::recover(cudaStream_t stream, bool capturing) {
+  ZBCCL_RETURN_IF_CUDA_ERROR(launch_recover(view(Milliseconds(0)), generation_, stream),
+                             "going on after calls that did not agree");
+  recovered_ = !capturing;
   return {};
 }
 
@@ -345,119 +356,62 @@ void DeviceTeam::abort() {
   }
 }
 
-Status DeviceTeam::state() {
-  const auto kind = static_cast<FailureKind>(
+FailureKind DeviceTeam::recorded() const {
+  return static_cast<FailureKind>(
       std::atomic_ref<uint32_t>(words_->record.kind).load(std::memory_order_acquire));
-  if (kind == FailureKind::kNone) return {};
-  {
-    const std::lock_guard lock(mutex_);
-    if (reported_) return failure_;
-    // What a peer tells of may be a death that this host hears of in a moment.
-    if (first_seen_ == Clock::time_point()) first_seen_ = Clock::now();
-    const bool hearsay = kind == FailureKind::kPeerFailed &&
-                         static_cast<FailureKind>(words_->record.code) == FailureKind::kAborted;
-    if (hearsay && !team_.failed() && Clock::now() - first_seen_ < kGrace) return {};
-  }
-  Status status = describe(words_->record);
+}
+
+Status DeviceTeam::state() {
+  if (recorded() == FailureKind::kNone) return {};
   const std::lock_guard lock(mutex_);
-  if (!reported_) {
-    reported_ = true;
-    failure_ = status;
-  }
+  return find_failure();
+}
+
+// The caller holds mutex_.
+Status DeviceTeam::find_failure() {
+  const FailureKind kind = recorded();
+  if (kind == FailureKind::kNone) return {};
+  if (reported_) return failure_;
+  // What a peer tells of may be a death that this host hears of in a moment.
+  if (first_seen_ == Clock::time_point()) first_seen_ = Clock::now();
+  const bool hearsay = kind == FailureKind::kPeerFailed &&
+                       static_cast<FailureKind>(words_->record.code) == FailureKind::kAborted;
+  if (hearsay && !team_.failed() && Clock::now() - first_seen_ < kGrace) return {};
+  failure_ = describe(words_->record);
+  reported_ = true;
   return failure_;
 }
 
-std::string DeviceTeam::describe_call(const uint32_t (&words)[kEntryWords]) const {
-  const auto operation = static_cast<Operation>(words[0] & 0xff);
-  const auto type = static_cast<DataType>(words[0] >> 8 & 0xff);
-  const auto op = static_cast<RedOp>(words[0] >> 16 & 0xff);
-  const uint64_t bytes = (static_cast<uint64_t>(words[3]) << 32 | words[2]) & kCountMask;
-  std::string text = operation_name(operation);
-  if (operation == Operation::kBarrier || operation == Operation::kNone) return text;
-  if (is_moe(operation)) {
-    return text + format(" (object {}, settings {:#x}, {} and {}) on {} blocks", words[1] & 0xffff,
-                         words[0] >> 8, words[2], words[3], words[1] >> 16);
+Status DeviceTeam::take_failure(cudaStream_t stream) {
+  if (recorded() == FailureKind::kNone) return team_.failed() ? team_.failure_status() : Status();
+  Status status;
+  {
+    const std::lock_guard lock(mutex_);
+    status = find_failure();
+    if (status.ok() || !can_recover(words_->record)) return status;
+    // Kernels write nothing there before the team is back in use.
+    words_->record = {};
+    reported_ = false;
+    failure_ = {};
+    first_seen_ = {};
+    ++generation_;
+    recovered_ = false;
   }
-  text += format(" of {} bytes of {}", bytes,
-                 static_cast<unsigned>(type) < kNumDataTypes ? type_name(type) : "unknown");
-  if (reduces(operation)) text += format(" by {}", op_name(op));
-  if (has_root(operation)) text += format(" with root {}", words[1] & 0xffff);
-  if (operation == Operation::kAllReduceRmsNorm) {
-    text += format(" in rows of {} (options {:#x}, {:#x})", words[1] & 0xffff,
-                   words[0] >> 16 & 0xff, words[3] >> 16);
-  }
-  if (operation == Operation::kAllReduceQuantized) {
-    text += format(" as {}", type_name(static_cast<DataType>((words[1] & 0xffff) % kNumDataTypes)));
-  }
-  return text + format(", {} on {} blocks",
-                       plan::algorithm_name(
-                           static_cast<plan::DeviceAlgorithm>(std::min(words[0] >> 24, 11U))),
-                       words[1] >> 16);
+  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(stream, &capturing), "asking for capture");
+  if (capturing != cudaStreamCaptureStatusNone) return status;
+  ZBCCL_RETURN_IF_ERROR(order(stream));
+  ZBCCL_RETURN_IF_ERROR(enqueued(stream));
+  return status;
 }
 
 Status DeviceTeam::describe(const FailureRecord& record) {
-  const auto peer = static_cast<int>(record.rank);
+  // What is known better than a kernel knows it.
+  const auto kind = static_cast<FailureKind>(record.kind);
+  const bool told = kind == FailureKind::kAborted || kind == FailureKind::kPeerFailed;
+  if (told && team_.failed()) return team_.failure_status();
   const auto base = static_cast<uint32_t>(env::get_integer("ZBCCL_EPOCH_BASE"));
-  const uint32_t number = record.epoch - base;
-  constexpr const char* kStages[] = {"its call", "its data",  "its next tile",    "its credit",
-                                     "its end",  "its offer", "its message's end"};
-  switch (static_cast<FailureKind>(record.kind)) {
-    case FailureKind::kMismatch:
-      if (record.stage == kLacksWeights) {
-        return error(Code::kInvalidUsage,
-                     "{}: {} of operation {}: a rank wants the weights, and rank {} has rows and "
-                     "gives none; nothing was written to an output; the communicator can serve "
-                     "device memory no longer",
-                     team_.name(), describe_call(record.mine), number, peer);
-      }
-      return error(Code::kInvalidUsage,
-                   "{}: the ranks call different operations on the device: rank {} calls {}, rank "
-                   "{} calls {} (operation {}; expected {} bytes, told of {}); nothing was written "
-                   "to an output; the communicator can serve device memory no longer",
-                   team_.name(), rank(), describe_call(record.mine), peer,
-                   describe_call(record.theirs), number, record.expected & kCountMask,
-                   record.seen & kCountMask);
-    case FailureKind::kTimeout:
-      return error(Code::kTimeout,
-                   "{}: rank {} waited on its GPU for {} of rank {} until the deadline, in "
-                   "operation {} ({}), block {}: expected {:#x}, seen {:#x}",
-                   team_.name(), rank(), kStages[std::min<uint32_t>(record.stage, 6)], peer, number,
-                   describe_call(record.mine), record.block, record.expected, record.seen);
-    case FailureKind::kPeerFailed: return describe_report(record, number);
-    default:
-      if (team_.failed()) return team_.failure_status();
-      return error(Code::kAborted, "{}: aborted in operation {} on the device", team_.name(),
-                   number);
-  }
-}
-
-// What another rank has found first.
-Status DeviceTeam::describe_report(const FailureRecord& record, uint32_t number) {
-  if (team_.failed()) return team_.failure_status();
-  const auto reporter = static_cast<int>(record.rank);
-  const auto culprit = static_cast<int>(record.culprit) - 1;
-  const std::string call = describe_call(record.mine);
-  switch (static_cast<FailureKind>(record.code)) {
-    case FailureKind::kMismatch:
-      return error(
-          Code::kInvalidUsage,
-          "{}: rank {} found that rank {} calls another operation on the device, in or "
-          "before operation {} ({} here); the communicator can serve device memory no longer",
-          team_.name(), reporter, culprit, number, call);
-    case FailureKind::kTimeout:
-      if (culprit != rank()) {
-        return error(Code::kTimeout,
-                     "{}: rank {} waited on its GPU for rank {} until the deadline, in or before "
-                     "operation {} ({} here)",
-                     team_.name(), reporter, culprit, number, call);
-      }
-      return error(Code::kRemoteFailed,
-                   "{}: rank {} gave up waiting for this rank, in or before operation {} ({})",
-                   team_.name(), reporter, number, call);
-    default:
-      return error(Code::kRemoteFailed, "{}: rank {} gave up in or before operation {} ({} here)",
-                   team_.name(), reporter, number, call);
-  }
+  return describe_failure(record, {team_.name(), rank(), base});
 }
 
 }  // namespace zbccl::cuda

@@ -66,6 +66,10 @@ class DeviceTeam {
   // The same from device memory, once everything that was enqueued has run, graphs excepted.
   Status read(void* to, const void* from, size_t bytes, Deadline deadline);
 
+  // The failure that the next call, on `stream`, has to return, if there is one. That the ranks'
+  // calls did not agree is returned once; what takes the team back into use is then enqueued on
+  // `stream`, or by order(), if that one is being captured. Every other failure stays.
+  Status take_failure(cudaStream_t stream);
   // Puts what is enqueued next on `stream` behind everything that this team enqueued on another.
   Status order(cudaStream_t stream);
   // To be called after that.
@@ -73,7 +77,8 @@ class DeviceTeam {
 
   // Ends the waits of kernels here and on the peers. Any thread.
   void abort();
-  // The first failure that a kernel of this rank has found or was told of. Any thread.
+  // The first failure that a kernel of this rank has found or was told of, until take_failure() has
+  // returned it. Any thread.
   Status state();
   // Gives the arena to whoever frees it once every peer has left.
   std::function<void()> take_arena();
@@ -88,8 +93,9 @@ class DeviceTeam {
   Status connect(std::span<const Introduction> peers, Deadline deadline);
   Status probe(Deadline deadline);
   Status describe(const FailureRecord& record);
-  Status describe_report(const FailureRecord& record, uint32_t number);
-  std::string describe_call(const uint32_t (&words)[kEntryWords]) const;
+  Status recover(cudaStream_t stream, bool capturing);
+  FailureKind recorded() const;
+  Status find_failure();
 
   transport::Team& team_;
   int device_;
@@ -106,6 +112,9 @@ class DeviceTeam {
   cudaEvent_t order_ = nullptr;
   cudaStream_t last_stream_ = nullptr;
   bool ordered_ = false;  // order_ stands behind what was enqueued last
+  // How often the ranks' calls did not agree, and whether what comes after that has been enqueued.
+  uint32_t generation_ = 0;
+  bool recovered_ = true;
 
   std::mutex mutex_;  // guards what follows
   Clock::time_point first_seen_{};
