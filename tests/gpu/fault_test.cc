@@ -58,8 +58,10 @@ TEST_P(Fault, ARankThatDoesNotCome) {
         EXPECT_EQ(zbcclTimeout, wait_for_error(comm, kSoon));
         EXPECT_GT(seconds_since(begin), 1.0);
         EXPECT_LT(seconds_since(begin), 1.2 + static_cast<double>(kSoon.count()));
+        // Large calls are more than one operation on the device.
         expect_error(zbcclTimeout, reduce(),
-                     {"rank " + std::to_string(missing), "all_reduce", "operation 3"});
+                     {"rank " + std::to_string(missing), "all_reduce",
+                      count < 1'000'000 ? "operation 3" : "operation "});
       }
       rank.meet();
       // The rank that comes too late does not wait for its own deadline.
