@@ -16,7 +16,8 @@
  * counted).
  *  - Buffers of a call are all host memory or all memory of the communicator's CUDA device. A call
  * on device memory is ordered on `zbcclCall_t.stream` (NULL: the legacy default stream), returns
- * once it is enqueued, and can be captured in a CUDA graph; calls of one communicator on several
+ * once it is enqueued, and can be captured in a CUDA graph (unless the GPUs do not reach each
+ * other's memory, so that it goes through host memory); calls of one communicator on several
  * streams are put in the order in which they are made. What goes wrong on the device is reported by
  * zbcclCommGetAsyncError and by the communicator's next call, which is not made. After a mismatch
  * the calls enqueued since are left out as well, on every rank, and what follows that call works.

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "base/clock.h"
 #include "base/status.h"
@@ -32,6 +33,8 @@ class DeviceEngine {
   virtual ~DeviceEngine() = default;
 
   virtual int device() const = 0;
+  // Why not all GPUs reach each other's memory, so that calls go through host memory; "" if they do.
+  virtual std::string unreached() const = 0;
   // Enqueues the call on its stream. kInvalidArgument where its buffers are not all memory of this
   // GPU.
   virtual Status run(const Collective& call) = 0;
@@ -52,10 +55,19 @@ class DeviceEngine {
 // Every rank brings `bytes` bytes and gets everyone's, by rank.
 using Exchange = std::function<Status(const void* mine, void* all, size_t bytes)>;
 
+// What an engine does on host memory where GPUs do not reach each other's. `run` and `transfer` are
+// called by what is posted, which the communicator runs in order, on a thread of its own.
+struct HostPath {
+  std::function<void(std::function<void()> work)> post;
+  std::function<Status(const Collective& call)> run;
+  std::function<Status(std::span<const DeviceTransfer> transfers)> transfer;
+};
+
 struct EngineOptions {
   int device = -1;  // of this rank; negative: none
   int max_blocks = 0;
   Deadline deadline = Deadline::never();
+  HostPath host;
   plan::TuningTable tuning;  // of this machine; rank 0's counts, the others may leave it empty
 };
 

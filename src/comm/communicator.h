@@ -129,6 +129,7 @@ class Communicator {
   Status check_device() const;
   static Status check_streamless(const collectives::Launch& launch);
   Status complete_on_device(const collectives::Launch& launch, std::shared_ptr<Work>* work);
+  collectives::HostPath host_path();
   Status make_engine(Deadline deadline);
   std::shared_ptr<transport::Transfer> make_transfer(const TransferCall& call) const;
   void account(const Status& status, uint64_t bytes);  // a transfer; any thread

@@ -102,6 +102,35 @@ Status Communicator::complete_on_device(const collectives::Launch& launch,
   return {};
 }
 
+// For an engine that goes through host memory. What it posts stands in one queue with asynchronous
+// calls on host memory, so that all ranks run both in the same order.
+collectives::HostPath Communicator::host_path() {
+  collectives::HostPath path;
+  path.post = [this](std::function<void()> work) {
+    if (collective_lane_ == nullptr) collective_lane_ = std::make_unique<CollectiveLane>();
+    collective_lane_->post(std::move(work));
+  };
+  path.run = [this](const collectives::Collective& call) {
+    collectives::Context context{*team_, tuning_};
+    return collectives::run(context, call);
+  };
+  path.transfer = [this](std::span<const collectives::DeviceTransfer> transfers) {
+    std::vector<std::shared_ptr<transport::Transfer>> items;
+    for (const collectives::DeviceTransfer& it : transfers) {
+      items.push_back(make_transfer(
+          {it.is_send, it.data, it.bytes / type_size(it.type), it.type, it.peer, {}, {}}));
+      channels_->post(items.back());
+    }
+    Status first;
+    for (const auto& item : items) {
+      Status status = channels_->wait(item);
+      if (first.ok()) first = std::move(status);
+    }
+    return first;
+  };
+  return path;
+}
+
 // All ranks have a GPU, or none has. A GPU that nobody asked for is left alone where some have
 // none.
 Status Communicator::make_engine(Deadline deadline) {
@@ -129,6 +158,7 @@ Status Communicator::make_engine(Deadline deadline) {
   options.device = options_.chosen_device();
   options.max_blocks = options_.max_blocks;
   options.deadline = deadline;
+  options.host = host_path();
   if (rank() == 0) options.tuning = read_tuning();
   const auto gather = [&](const void* mine, void* all, size_t bytes) {
     return exchange(mine, all, bytes, deadline.left());

@@ -223,7 +223,9 @@ Status Moe::route(collectives::Context& context, const zbcclMoeRouting_t& routin
   if (handle.on_device()) {
     Status status = local;
     if (status.ok() && device_ == nullptr) {
-      status = error(Code::kUnsupported, "{} experts are more than device memory is served for",
+      status = error(Code::kUnsupported,
+                     "{} experts are not served on device memory: they are too many, or the GPUs "
+                     "do not reach each other's memory",
                      map_.num_experts());
     }
     if (status.ok()) status = check(routing, map_.experts_of(rank_).size(), device());

@@ -208,28 +208,5 @@ TEST_P(Algorithms, EveryRoot) {
   });
 }
 
-// GPUs that do not reach each other, as it is on some machines with PCIe only: the calls give the
-// same bits another way, or the communicator is refused on every rank, with the reason.
-TEST(WithoutReach, SameBitsOrRefused) {
-  ZBCCL_NEED_GPUS(Place::kGpuEach, 2);
-  run_gpu_job({.ranks = ranks_at(Place::kGpuEach, 3), .env = {{"ZBCCL_DENY_REACH", "mapped"}}},
-              [](GpuRank& rank) {
-                GpuCaseRunner runner(rank, kMegabytes, 8);
-                runner.check_staging(false);
-                try {
-                  Communicator comm = rank.connect();
-                  runner.use(comm);
-                  runner.run_all(sample(small_cases(rank.size()), 31));
-                  runner.run_all(sample(large_cases(rank.size()), 3));
-                  finish(rank, comm);
-                } catch (const Error& error) {
-                  EXPECT_EQ(zbcclUnsupported, error.code()) << error.what();
-                  EXPECT_NE(std::string::npos, std::string(error.what()).find("reach"))
-                      << error.what();
-                }
-                rank.meet();
-              });
-}
-
 }  // namespace
 }  // namespace zbccl::test

@@ -295,6 +295,35 @@ TEST_P(Fused, QuantizedSumGivesTheBitsOfTheHost) {
   }
 }
 
+TEST_P(Fused, ThroughHostMemory) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  run_gpu_job({.ranks = ranks_at(GetParam(), 3),
+               .place = GetParam(),
+               .env = {{"ZBCCL_DENY_REACH", "mapped"}}},
+              [](GpuRank& rank) {
+                Communicator comm = rank.connect();
+                Twins twins(rank, DeviceMemoryKind::kPool);
+                rank.settle();
+                uint64_t seed = 900;
+                for (const NormShape& shape : norm_shapes()) {
+                  if (++seed % 3 != 0) continue;
+                  run_twice(twins, prepare(twins, shape, rank.rank(), seed, comm), text_of(shape));
+                }
+                for (const size_t count : {1U, 513U, 100'001U}) {
+                  const bool in_place = ++seed % 2 == 0;
+                  run_twice(twins,
+                            prepare_sum(twins, count, zbcclBfloat16, zbcclInt8, in_place,
+                                        rank.rank(), seed, comm),
+                            std::to_string(count) + " as codes");
+                }
+                EXPECT_STREQ("host_staged", comm.last_algorithm());
+                rank.settle();
+                EXPECT_EQ(zbcclSuccess, comm.async_error());
+                comm.destroy();
+                rank.settle();
+              });
+}
+
 // --- graphs and faults ---
 
 // Out of place, so that each replay finds its inputs; eager calls of other sizes in between.

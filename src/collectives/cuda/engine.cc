@@ -5,7 +5,8 @@
 
 #include "base/env.h"
 #include "base/log.h"
-#include "memory/device_memory.h"
+#include "collectives/cuda/buffers.h"
+#include "collectives/cuda/host_engine.h"
 #include "observe/counters.h"
 
 namespace zbccl::cuda {
@@ -51,12 +52,14 @@ uint32_t sizes_hash(const collectives::Blocks& blocks) {
 
 Result<std::unique_ptr<Engine>> Engine::create(transport::Team& team,
                                                const collectives::EngineOptions& options,
-                                               const collectives::Exchange& exchange) {
+                                               const collectives::Exchange& exchange,
+                                               std::string* unreached) {
   auto engine = std::unique_ptr<Engine>(new Engine);
   engine->max_blocks_ = options.max_blocks;
   ZBCCL_ASSIGN_OR_RETURN(engine->team_,
                          DeviceTeam::create(team, options.device, landing_share(options.device),
-                                            options.deadline, exchange));
+                                            options.deadline, exchange, unreached));
+  if (engine->team_ == nullptr) return std::unique_ptr<Engine>();
   landing_held[options.device & 63] += engine->team_->landing_bytes();
   engine->tuning_ = plan::device_tuning(team.size(), engine->team_->landing_bytes());
   // Rank 0's settings are everyone's.
@@ -92,7 +95,7 @@ Engine::~Engine() {
 Status Engine::run(const Collective& call) {
   auto* const stream = static_cast<cudaStream_t>(call.launch.stream);
   return enqueue(stream, [&] {
-    const Status status = check_buffers(call);
+    const Status status = check_buffers(call, team_->rank(), team_->size(), device());
     return status.ok() ? dispatch(call, stream) : status;
   });
 }
@@ -125,28 +128,6 @@ Status Engine::dispatch(const Collective& call, cudaStream_t stream) {
   if (reduces(call.operation)) return reduce(call, stream);
   if (call.operation == Operation::kBroadcast) return broadcast(call, stream);
   return move(call, stream);
-}
-
-Status Engine::check_buffers(const Collective& call) const {
-  if (call.norm != nullptr) return check_norm_buffers(call);
-  const int rank = team_->rank();
-  const int nranks = team_->size();
-  if (collectives::send_bytes(call, rank, nranks) > 0) {
-    ZBCCL_RETURN_IF_ERROR(check_place(call, call.send, "input"));
-  }
-  return collectives::recv_bytes(call, rank, nranks) > 0 ? check_place(call, call.recv, "output")
-                                                         : Status();
-}
-
-Status Engine::check_place(const Collective& call, const void* data, const char* what) const {
-  const int device = memory::device_of(data);
-  if (device == team_->device()) return {};
-  return error(Code::kInvalidArgument,
-               "{}: the {} at {} is {}, but the communicator serves CUDA device {} and another "
-               "buffer lies there; give all on that device, or all in host memory",
-               operation_name(call.operation), what, data,
-               device < 0 ? std::string("host memory") : format("memory of device {}", device),
-               team_->device());
 }
 
 // A communicator of one rank: the result is the input.
@@ -241,24 +222,6 @@ Status Engine::close_output(const Operand& operand, void* data, size_t bytes, cu
   return {};
 }
 
-Result<collectives::Completion> Engine::completion(void* stream) {
-  const DeviceGuard guard(team_->device());
-  ZBCCL_RETURN_IF_ERROR(guard.status());
-  cudaEvent_t event = nullptr;
-  ZBCCL_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&event, cudaEventDisableTiming),
-                             "an event for a work handle");
-  std::shared_ptr<CUevent_st> shared(event, [](cudaEvent_t it) { (void)cudaEventDestroy(it); });
-  ZBCCL_RETURN_IF_CUDA_ERROR(cudaEventRecord(event, static_cast<cudaStream_t>(stream)),
-                             "recording a work handle's event");
-  // The engine goes before its communicator's shell does; the event says enough by then.
-  return collectives::Completion([shared](Status* status) {
-    const cudaError_t code = cudaEventQuery(shared.get());
-    if (code == cudaErrorNotReady) return false;
-    *status = code == cudaSuccess ? Status() : cuda_error(code, "waiting for a call on the device");
-    return true;
-  });
-}
-
 }  // namespace zbccl::cuda
 
 namespace zbccl::collectives {
@@ -266,8 +229,14 @@ namespace zbccl::collectives {
 Result<std::unique_ptr<DeviceEngine>> make_device_engine(transport::Team& team,
                                                          const EngineOptions& options,
                                                          const Exchange& exchange) {
-  ZBCCL_ASSIGN_OR_RETURN(auto engine, cuda::Engine::create(team, options, exchange));
-  return std::unique_ptr<DeviceEngine>(std::move(engine));
+  std::string unreached;
+  ZBCCL_ASSIGN_OR_RETURN(std::unique_ptr<DeviceEngine> engine,
+                         cuda::Engine::create(team, options, exchange, &unreached));
+  if (engine != nullptr) return engine;
+  log::info(log::Subsys::kInit, "{}: device memory goes through host memory: {}", team.name(),
+            unreached);
+  ZBCCL_ASSIGN_OR_RETURN(engine, cuda::HostEngine::create(team, options, std::move(unreached)));
+  return engine;
 }
 
 }  // namespace zbccl::collectives

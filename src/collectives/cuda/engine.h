@@ -2,8 +2,10 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "collectives/cuda/completion.h"
 #include "collectives/device_engine.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/reduce.h"
@@ -17,16 +19,22 @@ using collectives::Collective;
 
 class Engine final : public collectives::DeviceEngine {
  public:
+  // Null on every rank where a GPU does not reach another one's memory, with the reason in
+  // *unreached.
   static Result<std::unique_ptr<Engine>> create(transport::Team& team,
                                                 const collectives::EngineOptions& options,
-                                                const collectives::Exchange& exchange);
+                                                const collectives::Exchange& exchange,
+                                                std::string* unreached);
   ~Engine() override;
 
   int device() const override { return team_->device(); }
+  std::string unreached() const override { return ""; }
   Status run(const Collective& call) override;
   Status transfer(std::span<const collectives::DeviceTransfer> transfers,
                   const collectives::Launch& how) override;
-  Result<collectives::Completion> completion(void* stream) override;
+  Result<collectives::Completion> completion(void* stream) override {
+    return stream_completion(device(), static_cast<cudaStream_t>(stream));
+  }
   const char* last_algorithm() const override { return plan::algorithm_name(algorithm_); }
   void abort() override { team_->abort(); }
   Status state() override { return team_->state(); }
@@ -63,7 +71,6 @@ class Engine final : public collectives::DeviceEngine {
  private:
   Engine() = default;
   Status dispatch(const Collective& call, cudaStream_t stream);
-  Status check_buffers(const Collective& call) const;
   Status copy_alone(const Collective& call, cudaStream_t stream);
   // The plan of a call, and what the ranks compare of it.
   plan::DevicePlan plan_for(const Collective& call, uint64_t bytes, uint64_t longest = 0,
@@ -79,8 +86,6 @@ class Engine final : public collectives::DeviceEngine {
   Status move(const Collective& call, cudaStream_t stream);  // movements.cc
   Status broadcast(const Collective& call, cudaStream_t stream);
   Status reduce_norm(const Collective& call, cudaStream_t stream);  // fused.cc
-  Status check_norm_buffers(const Collective& call) const;
-  Status check_place(const Collective& call, const void* data, const char* what) const;
   Status reduce_quantized(const Collective& call, cudaStream_t stream);
   Status transfer_with_self(std::span<const collectives::DeviceTransfer> transfers,
                             cudaStream_t stream);  // transfers.cc

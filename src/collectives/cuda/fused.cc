@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 
+#include "collectives/cuda/buffers.h"
 #include "collectives/cuda/engine.h"
 
 namespace zbccl::cuda {
@@ -12,32 +13,6 @@ using collectives::NormCall;
 using plan::DeviceAlgorithm;
 
 namespace {
-
-constexpr uintptr_t kRowAlignment = 16;
-constexpr uintptr_t kCodeAlignment = 8;
-
-// One of the outputs, in the order of NormOutput.
-struct Output {
-  const char* name;
-  void* data;
-  size_t bytes;
-  uintptr_t alignment;
-};
-
-std::array<Output, kNormOutputs> outputs_of(const NormCall& call) {
-  const kernels::NormOutputs& to = call.outputs;
-  const size_t hidden = call.norm.hidden;
-  const size_t groups = hidden / kScaleGroup;
-  const size_t elements = call.tokens * hidden;
-  const size_t scales = call.tokens == 0 || groups == 0 ? 0
-                                                        : (call.tokens - 1) * to.row_stride +
-                                                              (groups - 1) * to.group_stride + 1;
-  return {{{"residual_out", to.residual_out, 2 * elements, kRowAlignment},
-           {"out", to.out, 2 * elements, kRowAlignment},
-           {"codes", to.codes, elements, kCodeAlignment},
-           {"scales", to.scales, scales * sizeof(float), sizeof(float)},
-           {"scales_ue8m0", to.exponents, scales, 1}}};
-}
 
 NormSpec spec_of(const NormCall& call) {
   NormSpec spec;
@@ -54,26 +29,6 @@ NormSpec spec_of(const NormCall& call) {
 }
 
 }  // namespace
-
-Status Engine::check_norm_buffers(const Collective& call) const {
-  if (call.count == 0) return {};
-  const auto check = [&](const void* data, uintptr_t alignment, const char* what) -> Status {
-    if (data == nullptr) return {};
-    ZBCCL_RETURN_IF_ERROR(check_place(call, data, what));
-    if (reinterpret_cast<uintptr_t>(data) % alignment == 0) return {};
-    return error(Code::kInvalidArgument,
-                 "{}: {} at {} does not lie on {} bytes, as device memory "
-                 "has to",
-                 operation_name(call.operation), what, data, alignment);
-  };
-  ZBCCL_RETURN_IF_ERROR(check(call.send, kRowAlignment, "x"));
-  ZBCCL_RETURN_IF_ERROR(check(call.norm->residual, kRowAlignment, "residual"));
-  ZBCCL_RETURN_IF_ERROR(check(call.norm->weight, kRowAlignment, "weight"));
-  for (const Output& output : outputs_of(*call.norm)) {
-    ZBCCL_RETURN_IF_ERROR(check(output.data, output.alignment, output.name));
-  }
-  return {};
-}
 
 Status Engine::reduce_norm(const Collective& call, cudaStream_t stream) {
   const NormCall& norm = *call.norm;
@@ -95,10 +50,10 @@ Status Engine::reduce_norm(const Collective& call, cudaStream_t stream) {
   Operand in{static_cast<char*>(const_cast<void*>(call.send)), {}, false};
   if (args.pull && !alone) ZBCCL_RETURN_IF_ERROR(open_input(call.send, bytes, stream, &in));
   args.x = in.data;
-  const std::array<Output, kNormOutputs> outputs = outputs_of(norm);
+  const std::array<NormBuffer, kNormOutputs> outputs = norm_outputs(norm);
   std::array<Operand, kNormOutputs> opened;
   for (size_t i = 0; i < outputs.size(); ++i) {
-    const Output& output = outputs[i];
+    const NormBuffer& output = outputs[i];
     opened[i].data = static_cast<char*>(output.data);
     if (output.data != nullptr && shares && !alone) {
       ZBCCL_RETURN_IF_ERROR(open_output(output.data, output.bytes, &opened[i]));

@@ -191,7 +191,10 @@ int CudaHalf::blocks_for(const collectives::Context& context, int blocks) const 
 }
 
 Result<std::unique_ptr<DeviceHalf>> make_device_half(collectives::Context& context, Moe& moe) {
-  if (moe.map().num_experts() > cuda::kMostMoeExperts) return std::unique_ptr<DeviceHalf>();
+  // Of GPUs that do not reach each other's memory the engine is another one.
+  if (moe.map().num_experts() > cuda::kMostMoeExperts || !context.device->unreached().empty()) {
+    return std::unique_ptr<DeviceHalf>();
+  }
   ZBCCL_ASSIGN_OR_RETURN(auto half,
                          CudaHalf::create(static_cast<cuda::Engine&>(*context.device), moe));
   return std::unique_ptr<DeviceHalf>(std::move(half));

@@ -52,29 +52,40 @@ Status load_kernels() {
 // What the ranks tell each other while the team comes to be. Plain bytes.
 struct DeviceTeam::Introduction {
   int32_t code = 0;
-  uint32_t reserved = 0;
+  uint32_t unreached = 0;  // a GPU that this one does not reach, which is no error
   DeviceId device;
   uint64_t process = 0;
   memory::Location arena;
-  char text[256] = {};
+  char text[256] = {};  // of either
 
   void fail(const Status& status) {
     code = static_cast<int32_t>(status.code());
     std::strncpy(text, status.message().c_str(), sizeof text - 1);
   }
+  void note(const Result<Reach>& found) {
+    if (!found.ok()) return fail(found.status());
+    if (found->mapped) return;
+    unreached = 1;
+    std::strncpy(text, found->why.c_str(), sizeof text - 1);
+  }
+  std::string words() const { return {text, strnlen(text, sizeof text)}; }
 };
 
 Result<std::unique_ptr<DeviceTeam>> DeviceTeam::create(transport::Team& team, int device,
                                                        uint64_t landing_bytes, Deadline deadline,
-                                                       const Exchange& exchange) {
+                                                       const Exchange& exchange,
+                                                       std::string* unreached) {
   auto made = std::unique_ptr<DeviceTeam>(new DeviceTeam(team, device));
-  ZBCCL_RETURN_IF_ERROR(made->open(landing_bytes, deadline, exchange));
+  ZBCCL_RETURN_IF_ERROR(made->open(landing_bytes, deadline, exchange, unreached));
+  if (!unreached->empty()) made = nullptr;
   return made;
 }
 
-// Rounds: how much landing memory everyone can spare; arenas are made and shown; they are mapped.
-// After each, an error of one is everyone's.
-Status DeviceTeam::open(uint64_t landing_bytes, Deadline deadline, const Exchange& exchange) {
+// Rounds: how much landing memory everyone can spare; arenas are made; whose memory a driver lets a
+// GPU reach; they are mapped; they are tried. After each, an error of one is everyone's, and so is
+// a GPU out of reach.
+Status DeviceTeam::open(uint64_t landing_bytes, Deadline deadline, const Exchange& exchange,
+                        std::string* unreached) {
   const int nranks = team_.size();
   view_.rank = team_.rank();
   view_.nranks = nranks;
@@ -84,9 +95,12 @@ Status DeviceTeam::open(uint64_t landing_bytes, Deadline deadline, const Exchang
     ZBCCL_RETURN_IF_ERROR(exchange(&mine, all.data(), sizeof mine));
     for (int r = 0; r < nranks; ++r) {
       const Introduction& theirs = all[static_cast<size_t>(r)];
-      if (theirs.code == 0) continue;
-      return error(static_cast<Code>(theirs.code), "rank {} cannot use its CUDA device: {}", r,
-                   std::string(theirs.text, strnlen(theirs.text, sizeof theirs.text)));
+      if (theirs.code != 0) {
+        return error(static_cast<Code>(theirs.code), "rank {} cannot use its CUDA device: {}", r,
+                     theirs.words());
+      }
+      if (theirs.unreached == 0 || !unreached->empty()) continue;
+      *unreached = format("the GPU of rank {} does not reach all others: {}", r, theirs.words());
     }
     return {};
   };
@@ -104,14 +118,20 @@ Status DeviceTeam::open(uint64_t landing_bytes, Deadline deadline, const Exchang
   }
   ZBCCL_RETURN_IF_ERROR(agree(mine));
   const std::vector<Introduction> peers = all;
+  mine.note(look(peers));
+  ZBCCL_RETURN_IF_ERROR(agree(mine));
+  if (!unreached->empty()) return {};
   status = connect(peers, deadline);
   if (!status.ok()) mine.fail(status);
   ZBCCL_RETURN_IF_ERROR(agree(mine));
-  status = probe(deadline);
-  if (!status.ok()) mine.fail(status);
+  mine.note(probe(deadline));
   ZBCCL_RETURN_IF_ERROR(agree(mine));
-  // The peers have acknowledged their imports by now, so the tables have everyone's arena.
-  for (int r = 0; r < nranks; ++r) {
+  return unreached->empty() ? finish(peers) : Status();
+}
+
+// The peers have acknowledged their imports by now, so the tables have everyone's arena.
+Status DeviceTeam::finish(std::span<const Introduction> peers) {
+  for (int r = 0; r < size(); ++r) {
     const auto i = static_cast<size_t>(r);
     const uint64_t base = remotes_[i]->base(peers[i].arena.segment);
     if (base == 0) return error(Code::kInternal, "the arena of rank {} is not mapped", r);
@@ -143,8 +163,7 @@ Status DeviceTeam::make_arena(memory::Location* place) {
   view_.abort = &words_->abort;
   ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&side_, cudaStreamNonBlocking),
                              "a stream for aborts");
-  ZBCCL_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&order_, cudaEventDisableTiming),
-                             "an event for order");
+  ZBCCL_RETURN_IF_ERROR(order_.open());
   ZBCCL_RETURN_IF_ERROR(initialise_arena());
   *place = *pool_->locate(arena_, view_.shape.total);
   return {};
@@ -186,25 +205,35 @@ Status DeviceTeam::initialise_arena() {
   return {};
 }
 
-Status DeviceTeam::connect(std::span<const Introduction> peers, Deadline deadline) {
-  const DeviceGuard guard(device_);
-  ZBCCL_RETURN_IF_ERROR(guard.status());
+// What can be known before anything is mapped.
+Result<Reach> DeviceTeam::look(std::span<const Introduction> peers) const {
+  const uint64_t process = processes_[static_cast<size_t>(rank())]->nonce();
   for (int r = 0; r < size(); ++r) {
     const Introduction& theirs = peers[static_cast<size_t>(r)];
-    if (theirs.device == pool_->id() &&
-        theirs.process != processes_[static_cast<size_t>(rank())]->nonce()) {
+    if (r == rank()) continue;
+    if (theirs.device == pool_->id() && theirs.process != process) {
       return error(Code::kUnsupported,
                    "rank {} of another process is on the same GPU ({}): their kernels could wait "
                    "for each other for ever; give each process a GPU of its own",
                    r, theirs.device.text());
     }
-    ZBCCL_ASSIGN_OR_RETURN(const Reach reach, may_reach(device_, theirs.device));
-    if (!reach.mapped) {
-      return error(Code::kUnsupported, "its GPU does not reach the memory of rank {}'s: {}", r,
-                   reach.why);
+    // Between ranks on one GPU, too: so that one is enough to test what is done without.
+    if (env::get_string("ZBCCL_DENY_REACH") == "mapped") {
+      return Reach{false, "ZBCCL_DENY_REACH denies mapped memory of other ranks"};
     }
-    ZBCCL_ASSIGN_OR_RETURN(auto remote, RemoteMemory::open(processes_[static_cast<size_t>(r)],
-                                                           theirs.device, device_));
+    ZBCCL_ASSIGN_OR_RETURN(const Reach found, may_reach(device_, theirs.device));
+    if (!found.mapped) return found;
+  }
+  return Reach{true, ""};
+}
+
+Status DeviceTeam::connect(std::span<const Introduction> peers, Deadline deadline) {
+  const DeviceGuard guard(device_);
+  ZBCCL_RETURN_IF_ERROR(guard.status());
+  for (int r = 0; r < size(); ++r) {
+    const auto i = static_cast<size_t>(r);
+    ZBCCL_ASSIGN_OR_RETURN(auto remote,
+                           RemoteMemory::open(processes_[i], peers[i].device, device_));
     remotes_.push_back(std::move(remote));
   }
   const auto location = *pool_->locate(arena_, view_.shape.total);
@@ -212,29 +241,21 @@ Status DeviceTeam::connect(std::span<const Introduction> peers, Deadline deadlin
 }
 
 // What the driver promises is tried: written and read back, once for each pair of GPUs.
-Status DeviceTeam::probe(Deadline deadline) {
+Result<Reach> DeviceTeam::probe(Deadline deadline) {
   for (int r = 0; r < size(); ++r) {
     const auto i = static_cast<size_t>(r);
     if (remotes_[i]->id() == pool_->id()) continue;
-    ZBCCL_ASSIGN_OR_RETURN(const Reach reach, probe_reach(*processes_[i], *remotes_[i], deadline));
-    if (!reach.mapped) {
-      return error(Code::kUnsupported, "its GPU does not reach the memory of rank {}'s: {}", r,
-                   reach.why);
-    }
+    ZBCCL_ASSIGN_OR_RETURN(const Reach found, probe_reach(*processes_[i], *remotes_[i], deadline));
+    if (!found.mapped) return found;
   }
-  return {};
+  return Reach{true, ""};
 }
 
 DeviceTeam::~DeviceTeam() {
   team_.on_failure(nullptr);
   const DeviceGuard guard(device_);
   // Kernels that wait end at their deadline; a failed team's at once.
-  if (ordered_) {
-    while (cudaEventQuery(order_) == cudaErrorNotReady) {
-      std::this_thread::sleep_for(std::chrono::microseconds(20));
-    }
-  }
-  if (order_ != nullptr) (void)cudaEventDestroy(order_);
+  order_.close();
   if (side_ != nullptr) {
     (void)cudaStreamSynchronize(side_);
     (void)cudaStreamDestroy(side_);
@@ -295,7 +316,7 @@ Status DeviceTeam::read(void* to, const void* from, size_t bytes, Deadline deadl
   ZBCCL_RETURN_IF_ERROR(guard.status());
   ZBCCL_ASSIGN_OR_RETURN(const Driver* const table, driver());
   const RelaxedCapture relaxed(*table);
-  while (ordered_ && cudaEventQuery(order_) == cudaErrorNotReady) {
+  while (!order_.is_over()) {
     if (deadline.passed()) {
       return error(Code::kTimeout, "{}: what was enqueued on the device before has not ended",
                    team_.name());
@@ -309,34 +330,14 @@ Status DeviceTeam::read(void* to, const void* from, size_t bytes, Deadline deadl
 }
 
 Status DeviceTeam::order(cudaStream_t stream) {
-  const bool elsewhere = ordered_ && stream != last_stream_;
-  if (!elsewhere && recovered_) return {};
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(stream, &status), "asking for capture");
-  const bool capturing = status != cudaStreamCaptureStatusNone;
-  // A graph is ordered when it is launched.
-  if (elsewhere && !capturing) {
-    ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamWaitEvent(stream, order_, 0), "ordering two streams");
-  }
-  return recovered_ ? Status() : recover(stream, capturing);
-}
-
-// In a graph it is done by the first replay, if not by another call before; later ones find it
-// done.
-Status DeviceTeam::recover(cudaStream_t stream, bool capturing) {
+  ZBCCL_RETURN_IF_ERROR(order_.before(stream));
+  if (recovered_) return {};
+  // In a graph it is done by the first replay, if not by another call before; later ones find it
+  // done.
   ZBCCL_RETURN_IF_CUDA_ERROR(launch_recover(view(Milliseconds(0)), generation_, stream),
                              "going on after calls that did not agree");
+  ZBCCL_ASSIGN_OR_RETURN(const bool capturing, is_capturing(stream));
   recovered_ = !capturing;
-  return {};
-}
-
-Status DeviceTeam::enqueued(cudaStream_t stream) {
-  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(stream, &capturing), "asking for capture");
-  if (capturing != cudaStreamCaptureStatusNone) return {};
-  ZBCCL_RETURN_IF_CUDA_ERROR(cudaEventRecord(order_, stream), "recording an event");
-  last_stream_ = stream;
-  ordered_ = true;
   return {};
 }
 
@@ -397,9 +398,8 @@ Status DeviceTeam::take_failure(cudaStream_t stream) {
     ++generation_;
     recovered_ = false;
   }
-  cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-  ZBCCL_RETURN_IF_CUDA_ERROR(cudaStreamIsCapturing(stream, &capturing), "asking for capture");
-  if (capturing != cudaStreamCaptureStatusNone) return status;
+  ZBCCL_ASSIGN_OR_RETURN(const bool capturing, is_capturing(stream));
+  if (capturing) return status;
   ZBCCL_RETURN_IF_ERROR(order(stream));
   ZBCCL_RETURN_IF_ERROR(enqueued(stream));
   return status;

@@ -17,6 +17,7 @@
 #include "kernels/cuda/team_view.h"
 #include "memory/cuda/device_pool.h"
 #include "memory/cuda/remote_memory.h"
+#include "transport/cuda/stream_order.h"
 #include "transport/team.h"
 
 namespace zbccl::cuda {
@@ -34,10 +35,12 @@ class DeviceTeam {
   using Exchange = std::function<Status(const void* mine, void* all, size_t bytes)>;
 
   // Collective over the ranks of `team`, each with a GPU of its own, or ranks of one process that
-  // share one. An error is the same on every rank. `landing_bytes`: the least of all counts.
+  // share one. An error is the same on every rank; so is null, where a GPU does not reach another
+  // one's memory, with the reason in *unreached. `landing_bytes`: the least of all counts.
   static Result<std::unique_ptr<DeviceTeam>> create(transport::Team& team, int device,
                                                     uint64_t landing_bytes, Deadline deadline,
-                                                    const Exchange& exchange);
+                                                    const Exchange& exchange,
+                                                    std::string* unreached);
   // Waits for this rank's kernels, which end by themselves. The arena stays until release().
   ~DeviceTeam();
   DeviceTeam(const DeviceTeam&) = delete;
@@ -73,7 +76,7 @@ class DeviceTeam {
   // Puts what is enqueued next on `stream` behind everything that this team enqueued on another.
   Status order(cudaStream_t stream);
   // To be called after that.
-  Status enqueued(cudaStream_t stream);
+  Status enqueued(cudaStream_t stream) { return order_.after(stream); }
 
   // Ends the waits of kernels here and on the peers. Any thread.
   void abort();
@@ -87,13 +90,15 @@ class DeviceTeam {
   DeviceTeam(transport::Team& team, int device) : team_(team), device_(device) {}
   struct Introduction;
   struct Arena;
-  Status open(uint64_t landing_bytes, Deadline deadline, const Exchange& exchange);
+  Status open(uint64_t landing_bytes, Deadline deadline, const Exchange& exchange,
+              std::string* unreached);
+  Status finish(std::span<const Introduction> peers);
   Status make_arena(memory::Location* place);
   Status initialise_arena();
+  Result<Reach> look(std::span<const Introduction> peers) const;
   Status connect(std::span<const Introduction> peers, Deadline deadline);
-  Status probe(Deadline deadline);
+  Result<Reach> probe(Deadline deadline);
   Status describe(const FailureRecord& record);
-  Status recover(cudaStream_t stream, bool capturing);
   FailureKind recorded() const;
   Status find_failure();
 
@@ -109,9 +114,7 @@ class DeviceTeam {
   std::vector<std::shared_ptr<RemoteMemory>> remotes_;
 
   cudaStream_t side_ = nullptr;  // for abort()
-  cudaEvent_t order_ = nullptr;
-  cudaStream_t last_stream_ = nullptr;
-  bool ordered_ = false;  // order_ stands behind what was enqueued last
+  StreamOrder order_;
   // How often the ranks' calls did not agree, and whether what comes after that has been enqueued.
   uint32_t generation_ = 0;
   bool recovered_ = true;
