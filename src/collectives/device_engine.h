@@ -33,7 +33,8 @@ class DeviceEngine {
   virtual ~DeviceEngine() = default;
 
   virtual int device() const = 0;
-  // Why not all GPUs reach each other's memory, so that calls go through host memory; "" if they do.
+  // Why not all GPUs reach each other's memory, so that calls go through host memory; "" if they
+  // do.
   virtual std::string unreached() const = 0;
   // Enqueues the call on its stream. kInvalidArgument where its buffers are not all memory of this
   // GPU.
@@ -48,6 +49,9 @@ class DeviceEngine {
   virtual void abort() = 0;
   // The first failure that a kernel has found, told to the team as well.
   virtual Status state() = 0;
+  // The failure that a call on `stream` has to return, if there is one. run() and transfer() begin
+  // with it. That the ranks' calls did not agree is returned once, and what comes after it works.
+  virtual Status take_failure(void* stream) = 0;
   // What gives its memory back, to be called once every peer has left.
   virtual std::function<void()> take_arena() = 0;
 };
@@ -63,11 +67,17 @@ struct HostPath {
   std::function<Status(std::span<const DeviceTransfer> transfers)> transfer;
 };
 
+// Every rank brings `bytes` bytes and gets everyone's, by rank; at any time, on the thread that
+// makes the calls, in their order.
+using Meeting =
+    std::function<Status(const void* mine, void* all, size_t bytes, Milliseconds timeout)>;
+
 struct EngineOptions {
   int device = -1;  // of this rank; negative: none
   int max_blocks = 0;
   Deadline deadline = Deadline::never();
   HostPath host;
+  Meeting meeting;
   plan::TuningTable tuning;  // of this machine; rank 0's counts, the others may leave it empty
 };
 

@@ -54,7 +54,7 @@ Status Communicator::run_on_device(const collectives::Collective& call,
 Status Communicator::run_on_device(const Task& task, std::shared_ptr<Work>* work) {
   ZBCCL_RETURN_IF_ERROR(check_device());
   // Kernels of a team that has failed do nothing.
-  if (const Status status = state(); !status.ok()) {
+  if (const Status status = engine_->take_failure(task.launch.stream); !status.ok()) {
     account_failure(status);
     return status;
   }
@@ -159,6 +159,9 @@ Status Communicator::make_engine(Deadline deadline) {
   options.max_blocks = options_.max_blocks;
   options.deadline = deadline;
   options.host = host_path();
+  options.meeting = [this](const void* mine, void* all, size_t bytes, Milliseconds timeout) {
+    return exchange(mine, all, bytes, timeout);
+  };
   if (rank() == 0) options.tuning = read_tuning();
   const auto gather = [&](const void* mine, void* all, size_t bytes) {
     return exchange(mine, all, bytes, deadline.left());

@@ -19,8 +19,8 @@ constexpr int kMaxBlocks = 128;
 constexpr uint32_t kDepth = 3;  // one tile being pushed, one under way, one being reduced
 
 constexpr std::array<const char*, kNumDeviceAlgorithms> kNames = {
-    "none", "one_shot",  "two_shot", "two_shot_direct", "chunked", "pull",
-    "push", "push_bulk", "relay",    "inline",          "chain",   "pull_push"};
+    "none",      "one_shot", "two_shot", "two_shot_direct", "chunked",   "pull",       "push",
+    "push_bulk", "relay",    "inline",   "chain",           "pull_push", "copy_engine"};
 
 constexpr std::array kFields = {
     TuningField{"one_shot_max", &DeviceTuning::one_shot_max},
@@ -35,6 +35,7 @@ constexpr std::array kFields = {
     TuningField{"bulk_min", &DeviceTuning::bulk_min},
     TuningField{"relay_min", &DeviceTuning::relay_min},
     TuningField{"chain_min", &DeviceTuning::chain_min},
+    TuningField{"copy_engine_min", &DeviceTuning::copy_engine_min},
     TuningField{"chunk_blocks", &DeviceTuning::chunk_blocks},
     TuningField{"chunk_threads", &DeviceTuning::chunk_threads},
     TuningField{"pull_blocks", &DeviceTuning::pull_blocks},
@@ -77,6 +78,10 @@ class Choice {
   bool from(DeviceAlgorithm algorithm, uint64_t DeviceTuning::*least) {
     return ask(algorithm, least, false, call_.bytes >= tuning_.*least);
   }
+  // The same for what nobody gets who does not ask for it.
+  bool asked_for(DeviceAlgorithm algorithm, uint64_t DeviceTuning::*least) {
+    return tuning_.*least != kNever && from(algorithm, least);
+  }
   DeviceAlgorithm rest(DeviceAlgorithm algorithm) {
     if (steps_ != nullptr) steps_->push_back({algorithm, nullptr, 0, true, true, true});
     return algorithm;
@@ -113,6 +118,7 @@ DeviceAlgorithm prefer_movement(const DeviceCall& call, Choice choice) {
   using T = DeviceTuning;
   // Every rank knows only its own sizes.
   if (call.operation == Operation::kAllToAllV) return choice.rest(A::kPush);
+  if (choice.asked_for(A::kCopyEngine, &T::copy_engine_min)) return A::kCopyEngine;
   if (choice.up_to(A::kInline, &T::inline_max)) return A::kInline;
   if (call.operation == Operation::kBroadcast && call.nranks > 2) {
     if (choice.from(A::kChain, &T::chain_min)) return A::kChain;
@@ -175,6 +181,8 @@ bool serves(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTunin
              call.operation == Operation::kReduceScatterV;
     case DeviceAlgorithm::kPush:
     case DeviceAlgorithm::kPushBulk: return !reduces(call.operation);
+    case DeviceAlgorithm::kCopyEngine:
+      return !reduces(call.operation) && call.operation != Operation::kBarrier && call.nranks > 1;
     case DeviceAlgorithm::kInline:
       return !reduces(call.operation) && call.operation != Operation::kAllToAllV &&
              2 * ceil_div(call.bytes, 8) * 8 <= tuning.inline_bytes;

@@ -27,10 +27,14 @@ enum class DeviceAlgorithm : uint8_t {
   kChain,          // a broadcast from neighbour to neighbour
   kPullPush,       // an all_reduce as kPull and kPush, of registered buffers: nothing lands; an
                    // all_reduce_rms_norm the same in one kernel
+  kCopyEngine,     // the GPU's copy engines write into the outputs; no SM does
 };
-inline constexpr int kNumDeviceAlgorithms = 12;
+inline constexpr int kNumDeviceAlgorithms = 13;
 const char* algorithm_name(DeviceAlgorithm algorithm);
 std::optional<DeviceAlgorithm> parse_device_algorithm(std::string_view name);
+
+// For a limit that no call comes to.
+inline constexpr uint64_t kNever = ~uint64_t{0};
 
 // What the choice depends on besides the call. Rank 0's is used by all.
 struct DeviceTuning {
@@ -43,14 +47,15 @@ struct DeviceTuning {
   uint64_t two_shot_max = 0;  // of its input, with the sums in landing memory
   uint64_t two_shot_direct_max = 0;
   uint64_t pull_push_min = 0;
-  uint64_t spread_min = 0;         // of one whose second half is a kernel of its own
-  uint64_t scatter_shot_max = 0;   // bytes of a reduce_scatter's input that goes as kOneShot
-  uint64_t inline_max = 0;         // bytes of a block that goes as kInline
-  uint64_t bulk_min = 0;           // bytes of a block that the bulk-copy engine moves
-  uint64_t relay_min = 0;          // of a broadcast
-  uint64_t chain_min = 0;          // of one that goes from neighbour to neighbour
-  uint64_t norm_one_shot_max = 0;  // bytes of an all_reduce_rms_norm that every rank does whole
-  uint64_t norm_direct_max = 0;    // of one whose rows land at their owners, as kTwoShotDirect
+  uint64_t spread_min = 0;            // of one whose second half is a kernel of its own
+  uint64_t scatter_shot_max = 0;      // bytes of a reduce_scatter's input that goes as kOneShot
+  uint64_t inline_max = 0;            // bytes of a block that goes as kInline
+  uint64_t bulk_min = 0;              // bytes of a block that the bulk-copy engine moves
+  uint64_t relay_min = 0;             // of a broadcast
+  uint64_t chain_min = 0;             // of one that goes from neighbour to neighbour
+  uint64_t copy_engine_min = kNever;  // bytes of a block that copy engines move
+  uint64_t norm_one_shot_max = 0;     // bytes of an all_reduce_rms_norm that every rank does whole
+  uint64_t norm_direct_max = 0;       // of one whose rows land at their owners, as kTwoShotDirect
   uint64_t overlap_max = 0;  // bytes of a call whose kernel may begin in the shadow of the last
   // Grids.
   uint64_t chunk_blocks = 0;

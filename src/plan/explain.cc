@@ -12,8 +12,8 @@ namespace {
 using A = DeviceAlgorithm;
 
 constexpr DeviceAlgorithm kDeviceAlgorithms[] = {
-    A::kOneShot,  A::kTwoShot, A::kTwoShotDirect, A::kChunked, A::kPull,    A::kPush,
-    A::kPushBulk, A::kRelay,   A::kInline,        A::kChain,   A::kPullPush};
+    A::kOneShot,  A::kTwoShot, A::kTwoShotDirect, A::kChunked, A::kPull,     A::kPush,
+    A::kPushBulk, A::kRelay,   A::kInline,        A::kChain,   A::kPullPush, A::kCopyEngine};
 
 const char* how(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTuning& tuning) {
   const Operation operation = call.operation;
@@ -56,6 +56,9 @@ const char* how(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceT
                    "they make it; one kernel, nothing lands"
                  : "owners load their slices where they lie and then store the sums where they "
                    "belong; two kernels, nothing lands";
+    case A::kCopyEngine:
+      return "copy engines write into the others' outputs, between two meetings; the ranks' hosts "
+             "meet when the call is made; nothing lands";
     case A::kNone: break;
   }
   return "";

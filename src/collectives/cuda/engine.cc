@@ -56,6 +56,7 @@ Result<std::unique_ptr<Engine>> Engine::create(transport::Team& team,
                                                std::string* unreached) {
   auto engine = std::unique_ptr<Engine>(new Engine);
   engine->max_blocks_ = options.max_blocks;
+  engine->meeting_ = options.meeting;
   ZBCCL_ASSIGN_OR_RETURN(engine->team_,
                          DeviceTeam::create(team, options.device, landing_share(options.device),
                                             options.deadline, exchange, unreached));
@@ -88,7 +89,9 @@ Engine::~Engine() {
   if (team_ == nullptr) return;
   landing_held[team_->device() & 63] -= team_->landing_bytes();
   DevicePool& pool = team_->pool();
+  const DeviceGuard guard(team_->device());
   team_.reset();  // waits for the kernels
+  copy_streams_.reset();
   for (const Staging& staging : staging_) (void)pool.free(staging.data);
 }
 
@@ -98,6 +101,12 @@ Status Engine::run(const Collective& call) {
     const Status status = check_buffers(call, team_->rank(), team_->size(), device());
     return status.ok() ? dispatch(call, stream) : status;
   });
+}
+
+Status Engine::take_failure(void* stream) {
+  const DeviceGuard guard(team_->device());
+  ZBCCL_RETURN_IF_ERROR(guard.status());
+  return team_->take_failure(static_cast<cudaStream_t>(stream));
 }
 
 Status Engine::check_alive() {

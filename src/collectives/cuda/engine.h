@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "collectives/cuda/completion.h"
+#include "collectives/cuda/copy_streams.h"
 #include "collectives/device_engine.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/push.h"
 #include "kernels/cuda/reduce.h"
 #include "kernels/cuda/transfer.h"
 #include "plan/device_plan.h"
@@ -38,6 +40,7 @@ class Engine final : public collectives::DeviceEngine {
   const char* last_algorithm() const override { return plan::algorithm_name(algorithm_); }
   void abort() override { team_->abort(); }
   Status state() override { return team_->state(); }
+  Status take_failure(void* stream) override;
   std::function<void()> take_arena() override { return team_->take_arena(); }
 
   // --- for operations that stand beside the collectives ---
@@ -85,6 +88,8 @@ class Engine final : public collectives::DeviceEngine {
                        const Place& place, cudaStream_t stream);
   Status move(const Collective& call, cudaStream_t stream);  // movements.cc
   Status broadcast(const Collective& call, cudaStream_t stream);
+  // copy_engine.cc: what `args` pushes
+  Status copy(const Collective& call, const PushArgs& args, cudaStream_t stream);
   Status reduce_norm(const Collective& call, cudaStream_t stream);  // fused.cc
   Status reduce_quantized(const Collective& call, cudaStream_t stream);
   Status transfer_with_self(std::span<const collectives::DeviceTransfer> transfers,
@@ -92,6 +97,8 @@ class Engine final : public collectives::DeviceEngine {
   LaunchShape spread(TransferArgs& args, const collectives::Launch& how, cudaStream_t stream) const;
 
   std::unique_ptr<DeviceTeam> team_;
+  collectives::Meeting meeting_;
+  std::unique_ptr<CopyStreams> copy_streams_;  // once they are needed
   plan::DeviceTuning tuning_;
   int max_blocks_ = 0;
   cudaStream_t stream_now_ = nullptr;  // of the call that is being enqueued

@@ -74,7 +74,7 @@ Status HostEngine::state() {
   return failure_;
 }
 
-Status HostEngine::take_failure() {
+Status HostEngine::take_failure(void* /*stream*/) {
   const std::lock_guard lock(mutex_);
   if (failure_.ok()) return team_.failed() ? team_.failure_status() : Status();
   if (team_.failed()) return failure_;
@@ -84,7 +84,7 @@ Status HostEngine::take_failure() {
 }
 
 Status HostEngine::run(const Collective& call) {
-  ZBCCL_RETURN_IF_ERROR(take_failure());
+  ZBCCL_RETURN_IF_ERROR(take_failure(call.launch.stream));
   ZBCCL_RETURN_IF_ERROR(check_buffers(call, team_.rank(), team_.size(), device_));
   auto job = std::make_shared<Job>();
   job->ranges = ranges_of(call, team_.rank(), team_.size());
@@ -94,7 +94,7 @@ Status HostEngine::run(const Collective& call) {
 
 Status HostEngine::transfer(std::span<const DeviceTransfer> transfers,
                             const collectives::Launch& how) {
-  ZBCCL_RETURN_IF_ERROR(take_failure());
+  ZBCCL_RETURN_IF_ERROR(take_failure(how.stream));
   auto job = std::make_shared<Job>();
   job->collective = false;
   for (const DeviceTransfer& it : transfers) {

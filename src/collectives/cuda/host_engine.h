@@ -41,6 +41,7 @@ class HostEngine final : public collectives::DeviceEngine {
   const char* last_algorithm() const override { return "host_staged"; }
   void abort() override {}  // the team's failure ends every wait
   Status state() override;
+  Status take_failure(void* stream) override;
   std::function<void()> take_arena() override {
     return [] {};
   }
@@ -60,8 +61,6 @@ class HostEngine final : public collectives::DeviceEngine {
 
   HostEngine(transport::Team& team, int device) : team_(team), device_(device) {}
   Status open();
-  // The failure that the next call has to return.
-  Status take_failure();
   Status post(const std::shared_ptr<Job>& job, cudaStream_t stream);
 
   // On the communicator's thread.

@@ -124,6 +124,8 @@ Status Engine::move(const Collective& call, cudaStream_t stream) {
     for (int r = 0; r < nranks; ++r) {
       if (r != rank) team_->host().count_landing(parts.gets[r]);
     }
+  } else if (plan.algorithm == DeviceAlgorithm::kCopyEngine) {
+    ZBCCL_RETURN_IF_ERROR(copy(call, args, stream));
   } else if (plan.algorithm == DeviceAlgorithm::kPushBulk) {
     ZBCCL_RETURN_IF_CUDA_ERROR(launch_push_bulk(view, args, shape), "bulk push");
   } else {

@@ -10,6 +10,7 @@ namespace zbccl::cuda {
 namespace {
 
 constexpr int kUnroll = 4;
+constexpr int kMeetThreads = 512;
 
 __global__ void __launch_bounds__(512)
     push(const __grid_constant__ TeamView view, const __grid_constant__ PushArgs args) {
@@ -35,6 +36,21 @@ __global__ void __launch_bounds__(512)
       }
       meet_at_exit(view, turn);
     }
+  }
+  __syncthreads();
+  end(view, turn, 0);
+}
+
+__global__ void __launch_bounds__(kMeetThreads)
+    meet(const __grid_constant__ TeamView view, const __grid_constant__ EntryCall call) {
+  __shared__ Entries entries;
+  const Turn turn = begin(view);
+  if (turn.ok) {
+    clear_previous_slot(view, turn, threadIdx.x, blockDim.x);
+    // What copy engines have written on behalf of this stream is there before the entry is.
+    fence_system();
+    send_entry(view, call, turn, static_cast<int>(threadIdx.x));
+    (void)check_entry(view, call, turn, &entries);
   }
   __syncthreads();
   end(view, turn, 0);
@@ -173,13 +189,22 @@ cudaError_t launch_push(const TeamView& view, const PushArgs& args, const Launch
   return start(push, shape, 0, view, args);
 }
 
+cudaError_t launch_meet(const TeamView& view, const EntryCall& call, cudaStream_t stream) {
+  LaunchShape shape;
+  shape.threads = kMeetThreads;
+  shape.stream = stream;
+  shape.overlap = false;
+  return start(meet, shape, 0, view, call);
+}
+
 cudaError_t launch_relay(const TeamView& view, const RelayArgs& args, const LaunchShape& shape) {
   return start(args.chain ? chain : relay, shape, 0, view, args);
 }
 
 static cudaError_t load_relay() {
   cudaFuncAttributes attributes;
-  const cudaError_t code = cudaFuncGetAttributes(&attributes, relay);
+  cudaError_t code = cudaFuncGetAttributes(&attributes, relay);
+  if (code == cudaSuccess) code = cudaFuncGetAttributes(&attributes, meet);
   return code != cudaSuccess ? code : cudaFuncGetAttributes(&attributes, chain);
 }
 cudaError_t load_push_bulk();

@@ -26,6 +26,10 @@ cudaError_t launch_push(const TeamView& view, const PushArgs& args, const Launch
 // The bulk-copy engine: few SMs, for large blocks.
 cudaError_t launch_push_bulk(const TeamView& view, const PushArgs& args, const LaunchShape& shape);
 
+// A meeting of all ranks, in one block: everything that a rank's stream held before is done, here
+// and in the memory of peers, when what it holds behind that begins anywhere.
+cudaError_t launch_meet(const TeamView& view, const EntryCall& call, cudaStream_t stream);
+
 // Small blocks through landing memory, every eight bytes beside the epoch: one flight, no fence.
 cudaError_t launch_push_inline(const TeamView& view, const PushArgs& args,
                                const LaunchShape& shape);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "base/format.h"
 #include "base/types.h"
@@ -23,36 +24,6 @@ constexpr uint32_t kRecovery = 7;
 constexpr const char* kLeftOut =
     "the calls from there on, up to the one that returns this error, are left out on every rank; "
     "what is called next is made again";
-
-std::string describe_call(const uint32_t (&words)[kEntryWords]) {
-  const auto operation = static_cast<Operation>(words[0] & 0xff);
-  const auto type = static_cast<DataType>(words[0] >> 8 & 0xff);
-  const auto op = static_cast<RedOp>(words[0] >> 16 & 0xff);
-  const uint64_t bytes = (static_cast<uint64_t>(words[3]) << 32 | words[2]) & kCountMask;
-  std::string text = operation_name(operation);
-  if (operation == Operation::kBarrier || operation == Operation::kNone) return text;
-  if (is_moe(operation)) {
-    return text + format(" (object {}, settings {:#x}, {} and {}) on {} blocks", words[1] & 0xffff,
-                         words[0] >> 8, words[2], words[3], words[1] >> 16);
-  }
-  text += format(" of {} bytes of {}", bytes,
-                 static_cast<unsigned>(type) < kNumDataTypes ? type_name(type) : "unknown");
-  if (reduces(operation)) {
-    text += format(" by {}", static_cast<unsigned>(op) < kNumRedOps ? op_name(op) : "unknown");
-  }
-  if (has_root(operation)) text += format(" with root {}", words[1] & 0xffff);
-  if (operation == Operation::kAllReduceRmsNorm) {
-    text += format(" in rows of {} (options {:#x}, {:#x})", words[1] & 0xffff,
-                   words[0] >> 16 & 0xff, words[3] >> 16);
-  }
-  if (operation == Operation::kAllReduceQuantized) {
-    text += format(" as {}", type_name(static_cast<DataType>((words[1] & 0xffff) % kNumDataTypes)));
-  }
-  const auto algorithm = std::min<uint32_t>(words[0] >> 24, plan::kNumDeviceAlgorithms - 1);
-  return text + format(", {} on {} blocks",
-                       plan::algorithm_name(static_cast<plan::DeviceAlgorithm>(algorithm)),
-                       words[1] >> 16);
-}
 
 std::string last_call(const FailureRecord& record, const FailureContext& context) {
   if (record.last == context.epoch_base) return "it has entered no operation yet";
@@ -106,6 +77,42 @@ Status describe_report(const FailureRecord& record, const FailureContext& contex
 }
 
 }  // namespace
+
+std::string describe_call(const uint32_t (&words)[kEntryWords]) {
+  const auto operation = static_cast<Operation>(words[0] & 0xff);
+  const auto type = static_cast<DataType>(words[0] >> 8 & 0xff);
+  const auto op = static_cast<RedOp>(words[0] >> 16 & 0xff);
+  const uint64_t bytes = (static_cast<uint64_t>(words[3]) << 32 | words[2]) & kCountMask;
+  std::string text = operation_name(operation);
+  if (operation == Operation::kBarrier || operation == Operation::kNone) return text;
+  if (is_moe(operation)) {
+    return text + format(" (object {}, settings {:#x}, {} and {}) on {} blocks", words[1] & 0xffff,
+                         words[0] >> 8, words[2], words[3], words[1] >> 16);
+  }
+  text += format(" of {} bytes of {}", bytes,
+                 static_cast<unsigned>(type) < kNumDataTypes ? type_name(type) : "unknown");
+  if (reduces(operation)) {
+    text += format(" by {}", static_cast<unsigned>(op) < kNumRedOps ? op_name(op) : "unknown");
+  }
+  if (has_root(operation)) text += format(" with root {}", words[1] & 0xffff);
+  if (operation == Operation::kAllReduceRmsNorm) {
+    text += format(" in rows of {} (options {:#x}, {:#x})", words[1] & 0xffff,
+                   words[0] >> 16 & 0xff, words[3] >> 16);
+  }
+  if (operation == Operation::kAllReduceQuantized) {
+    text += format(" as {}", type_name(static_cast<DataType>((words[1] & 0xffff) % kNumDataTypes)));
+  }
+  const auto algorithm = std::min<uint32_t>(words[0] >> 24, plan::kNumDeviceAlgorithms - 1);
+  return text + format(", {} on {} blocks",
+                       plan::algorithm_name(static_cast<plan::DeviceAlgorithm>(algorithm)),
+                       words[1] >> 16);
+}
+
+std::string describe_call(const Entry& entry) {
+  uint32_t words[kEntryWords];
+  std::memcpy(words, &entry, sizeof words);
+  return describe_call(words);
+}
 
 Status describe_failure(const FailureRecord& record, const FailureContext& context) {
   const uint32_t number = record.epoch - context.epoch_base;

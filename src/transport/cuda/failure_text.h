@@ -20,6 +20,10 @@ struct FailureContext {
 // number, what was expected and what was seen.
 Status describe_failure(const FailureRecord& record, const FailureContext& context);
 
+// A call as an entry has it.
+std::string describe_call(const uint32_t (&words)[kEntryWords]);
+std::string describe_call(const Entry& entry);
+
 // The ranks' calls did not agree: their team can be taken back into use.
 bool can_recover(const FailureRecord& record);
 
