@@ -19,8 +19,8 @@ constexpr int kMaxBlocks = 128;
 constexpr uint32_t kDepth = 3;  // one tile being pushed, one under way, one being reduced
 
 constexpr std::array<const char*, kNumDeviceAlgorithms> kNames = {
-    "none",      "one_shot", "two_shot", "two_shot_direct", "chunked",   "pull",       "push",
-    "push_bulk", "relay",    "inline",   "chain",           "pull_push", "copy_engine"};
+    "none",      "one_shot", "two_shot", "two_shot_direct", "chunked",   "pull",        "push",
+    "push_bulk", "relay",    "inline",   "chain",           "pull_push", "copy_engine", "swap"};
 
 constexpr std::array kFields = {
     TuningField{"one_shot_max", &DeviceTuning::one_shot_max},
@@ -118,8 +118,11 @@ DeviceAlgorithm prefer_movement(const DeviceCall& call, Choice choice) {
   using T = DeviceTuning;
   // Every rank knows only its own sizes.
   if (call.operation == Operation::kAllToAllV) return choice.rest(A::kPush);
-  if (choice.asked_for(A::kCopyEngine, &T::copy_engine_min)) return A::kCopyEngine;
+  if (!call.in_place && choice.asked_for(A::kCopyEngine, &T::copy_engine_min)) {
+    return A::kCopyEngine;
+  }
   if (choice.up_to(A::kInline, &T::inline_max)) return A::kInline;
+  if (call.in_place) return choice.rest(A::kSwap);
   if (call.operation == Operation::kBroadcast && call.nranks > 2) {
     if (choice.from(A::kChain, &T::chain_min)) return A::kChain;
     if (choice.from(A::kRelay, &T::relay_min)) return A::kRelay;
@@ -181,6 +184,8 @@ bool serves(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTunin
              call.operation == Operation::kReduceScatterV;
     case DeviceAlgorithm::kPush:
     case DeviceAlgorithm::kPushBulk: return !reduces(call.operation);
+    case DeviceAlgorithm::kSwap:
+      return call.operation == Operation::kAllToAll && call.in_place && call.nranks > 1;
     case DeviceAlgorithm::kCopyEngine:
       return !reduces(call.operation) && call.operation != Operation::kBarrier && call.nranks > 1;
     case DeviceAlgorithm::kInline:
@@ -341,6 +346,7 @@ DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning, std::vecto
       break;
     }
     case DeviceAlgorithm::kPush:
+    case DeviceAlgorithm::kSwap:
       plan.blocks =
           call.operation == Operation::kAllToAllV
               ? limited(tuning.push_blocks, call)

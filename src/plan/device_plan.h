@@ -28,8 +28,9 @@ enum class DeviceAlgorithm : uint8_t {
   kPullPush,       // an all_reduce as kPull and kPush, of registered buffers: nothing lands; an
                    // all_reduce_rms_norm the same in one kernel
   kCopyEngine,     // the GPU's copy engines write into the outputs; no SM does
+  kSwap,           // an all_to_all in place: pairs of ranks swap their blocks where they lie
 };
-inline constexpr int kNumDeviceAlgorithms = 13;
+inline constexpr int kNumDeviceAlgorithms = 14;
 const char* algorithm_name(DeviceAlgorithm algorithm);
 std::optional<DeviceAlgorithm> parse_device_algorithm(std::string_view name);
 
@@ -90,12 +91,13 @@ inline constexpr uint64_t kMostLanding = uint64_t{22} << 20;
 struct DeviceCall {
   Operation operation = Operation::kNone;
   DataType type = DataType::kF32;
-  uint64_t bytes = 0;    // all_reduce, reduce, broadcast: the buffer; reduce_scatter: the whole
-                         // input; the others: the largest block that all ranks know of
-  uint64_t longest = 0;  // of a reduction's slices, each of which its owner gets whole (kOneShot)
-  uint64_t share = 0;    // of its slices where all ranks have a part of every result;
-                         // all_reduce_quantized: what a rank adds up, in tiles of a warp
-  uint64_t rows = 0;     // all_reduce_rms_norm: of the matrix; `longest`: bytes of a rank's share
+  uint64_t bytes = 0;     // all_reduce, reduce, broadcast: the buffer; reduce_scatter: the whole
+                          // input; the others: the largest block that all ranks know of
+  uint64_t longest = 0;   // of a reduction's slices, each of which its owner gets whole (kOneShot)
+  uint64_t share = 0;     // of its slices where all ranks have a part of every result;
+                          // all_reduce_quantized: what a rank adds up, in tiles of a warp
+  uint64_t rows = 0;      // all_reduce_rms_norm: of the matrix; `longest`: bytes of a rank's share
+  bool in_place = false;  // an all_to_all whose blocks are exchanged where they lie
   int nranks = 1;
   int max_blocks = 0;  // 0: no limit
 };

@@ -12,8 +12,9 @@ namespace {
 using A = DeviceAlgorithm;
 
 constexpr DeviceAlgorithm kDeviceAlgorithms[] = {
-    A::kOneShot,  A::kTwoShot, A::kTwoShotDirect, A::kChunked, A::kPull,     A::kPush,
-    A::kPushBulk, A::kRelay,   A::kInline,        A::kChain,   A::kPullPush, A::kCopyEngine};
+    A::kOneShot,  A::kTwoShot,    A::kTwoShotDirect, A::kChunked, A::kPull,
+    A::kPush,     A::kPushBulk,   A::kRelay,         A::kInline,  A::kChain,
+    A::kPullPush, A::kCopyEngine, A::kSwap};
 
 const char* how(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTuning& tuning) {
   const Operation operation = call.operation;
@@ -59,6 +60,8 @@ const char* how(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceT
     case A::kCopyEngine:
       return "copy engines write into the others' outputs, between two meetings; the ranks' hosts "
              "meet when the call is made; nothing lands";
+    case A::kSwap:
+      return "entry, each pair of ranks swaps its blocks where they lie, exit; nothing lands";
     case A::kNone: break;
   }
   return "";

@@ -18,9 +18,9 @@ constexpr size_t kMegabytes = size_t{12} << 20;
 
 // All that rank 0's choice of algorithm can be forced to; where one does not serve a call, the plan
 // takes another.
-constexpr const char* kAlgorithms[] = {"auto",    "one_shot", "two_shot", "two_shot_direct",
-                                       "chunked", "pull",     "push",     "push_bulk",
-                                       "relay",   "inline",   "chain",    "copy_engine"};
+constexpr const char* kAlgorithms[] = {
+    "auto",      "one_shot", "two_shot", "two_shot_direct", "chunked",     "pull", "push",
+    "push_bulk", "relay",    "inline",   "chain",           "copy_engine", "swap"};
 
 // Algorithms are read when a communicator is made. Between two meetings: ranks may be threads.
 Communicator connect_with(GpuRank& rank, const char* algorithm) {
@@ -206,6 +206,46 @@ TEST_P(Algorithms, EveryRoot) {
     }
     finish(rank, comm);
   });
+}
+
+// Blocks of all sizes around those where halves, tiles and words end, at any alignment, are swapped
+// where they lie; nothing is staged, which the runner checks.
+TEST_P(Algorithms, ExchangesInPlace) {
+  const Place place = GetParam();
+  ZBCCL_NEED_GPUS(place, 2);
+  for (const int ranks : {2, ranks_at(place, 4)}) {
+    run_gpu_job({.ranks = ranks, .place = place}, [](GpuRank& rank) {
+      GpuCaseRunner runner(rank, kMegabytes, 12);
+      Communicator comm = connect_with(rank, "swap");
+      runner.use(comm);
+      const zbcclDataType_t types[] = {zbcclUint8, zbcclBfloat16, zbcclFloat64};
+      size_t i = 0;
+      for (const size_t count : {1, 2, 15, 16, 17, 31, 33, 8191, 8192, 8193, 65'535, 65'539}) {
+        for (const size_t offset : {0, 1}) {
+          runner.run({.operation = Operation::kAllToAll,
+                      .type = types[i++ % 3],
+                      .count = count,
+                      .offset = offset,
+                      .in_place = true});
+          EXPECT_STREQ("swap", comm.last_algorithm());
+        }
+      }
+      runner.run({.operation = Operation::kAllToAll,
+                  .type = zbcclUint8,
+                  .count = kMegabytes / static_cast<size_t>(rank.size()) - 7,
+                  .in_place = true,
+                  .memory = Memory::kAlternate});
+      finish(rank, comm);
+      // As the plan has it: the small ones go through landing memory.
+      comm = connect_with(rank, "auto");
+      runner.use(comm);
+      for (const size_t count : {100, 200'000}) {
+        runner.run({.operation = Operation::kAllToAll, .count = count, .in_place = true});
+        EXPECT_STREQ(count == 100 ? "inline" : "swap", comm.last_algorithm());
+      }
+      finish(rank, comm);
+    });
+  }
 }
 
 }  // namespace

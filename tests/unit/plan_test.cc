@@ -161,5 +161,65 @@ TEST(DevicePlan, EveryFieldCanBeReplaced) {
   EXPECT_FALSE(override_tuning("norm_rows=1", &tuning));
 }
 
+TEST(DevicePlan, EveryAlgorithmHasANameOfItsOwn) {
+  for (int i = 1; i < kNumDeviceAlgorithms; ++i) {
+    const auto algorithm = static_cast<DeviceAlgorithm>(i);
+    ASSERT_TRUE(parse_device_algorithm(algorithm_name(algorithm)).has_value());
+    EXPECT_EQ(*parse_device_algorithm(algorithm_name(algorithm)), algorithm);
+  }
+  EXPECT_FALSE(parse_device_algorithm("none").has_value());
+}
+
+DeviceCall movement(Operation operation, uint64_t bytes, bool in_place = false) {
+  DeviceCall call;
+  call.operation = operation;
+  call.bytes = bytes;
+  call.in_place = in_place;
+  call.nranks = 4;
+  return call;
+}
+
+TEST(DevicePlan, CopyEnginesAreAskedFor) {
+  DeviceTuning tuning = device_tuning(4, kMostLanding);
+  constexpr uint64_t kLarge = uint64_t{1} << 30;
+  EXPECT_NE(choose(movement(Operation::kAllGather, kLarge), tuning).algorithm,
+            DeviceAlgorithm::kCopyEngine);
+  ASSERT_TRUE(override_tuning("copy_engine_min=4096", &tuning));
+  for (const Operation operation :
+       {Operation::kAllGather, Operation::kBroadcast, Operation::kAllToAll, Operation::kGather}) {
+    const auto algorithm = [&](uint64_t bytes) {
+      return choose(movement(operation, bytes), tuning).algorithm;
+    };
+    EXPECT_NE(algorithm(4095), DeviceAlgorithm::kCopyEngine);
+    EXPECT_EQ(algorithm(4096), DeviceAlgorithm::kCopyEngine);
+    EXPECT_EQ(algorithm(kLarge), DeviceAlgorithm::kCopyEngine);
+  }
+  // No rank knows all sizes; no blocks; a sum.
+  for (const Operation operation :
+       {Operation::kAllToAllV, Operation::kBarrier, Operation::kAllReduce}) {
+    EXPECT_NE(choose(movement(operation, kLarge), tuning).algorithm, DeviceAlgorithm::kCopyEngine);
+  }
+  tuning.forced = DeviceAlgorithm::kCopyEngine;
+  EXPECT_EQ(choose(movement(Operation::kAllToAllV, 1), tuning).algorithm,
+            DeviceAlgorithm::kCopyEngine);
+  EXPECT_NE(choose(movement(Operation::kBarrier, 0), tuning).algorithm,
+            DeviceAlgorithm::kCopyEngine);
+}
+
+TEST(DevicePlan, ExchangesInPlaceAreSwapped) {
+  DeviceTuning tuning = device_tuning(4, kMostLanding);
+  const auto algorithm = [&](uint64_t bytes, bool in_place) {
+    return choose(movement(Operation::kAllToAll, bytes, in_place), tuning).algorithm;
+  };
+  EXPECT_EQ(algorithm(tuning.inline_max, true), DeviceAlgorithm::kInline);
+  EXPECT_EQ(algorithm(tuning.inline_max + 1, true), DeviceAlgorithm::kSwap);
+  EXPECT_EQ(algorithm(tuning.inline_max + 1, false), DeviceAlgorithm::kPush);
+  tuning.copy_engine_min = 1;
+  EXPECT_EQ(algorithm(tuning.inline_max + 1, true), DeviceAlgorithm::kSwap);
+  tuning.forced = DeviceAlgorithm::kSwap;
+  EXPECT_EQ(algorithm(1, true), DeviceAlgorithm::kSwap);
+  EXPECT_NE(algorithm(1, false), DeviceAlgorithm::kSwap);
+}
+
 }  // namespace
 }  // namespace zbccl::plan

@@ -162,6 +162,7 @@ plan::DevicePlan Engine::plan_for(const Collective& call, uint64_t bytes, uint64
   what.longest = longest;
   what.share = share;
   what.rows = call.norm != nullptr ? call.norm->tokens : 0;
+  what.in_place = collectives::swaps_in_place(call);
   what.nranks = team_->size();
   what.max_blocks = call.launch.max_blocks > 0 ? call.launch.max_blocks : max_blocks_;
   const plan::DevicePlan plan = plan::choose(what, tuning_);

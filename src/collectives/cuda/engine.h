@@ -88,6 +88,7 @@ class Engine final : public collectives::DeviceEngine {
                        const Place& place, cudaStream_t stream);
   Status move(const Collective& call, cudaStream_t stream);  // movements.cc
   Status broadcast(const Collective& call, cudaStream_t stream);
+  Status swap(const Collective& call, const plan::DevicePlan& plan, cudaStream_t stream);
   // copy_engine.cc: what `args` pushes
   Status copy(const Collective& call, const PushArgs& args, cudaStream_t stream);
   Status reduce_norm(const Collective& call, cudaStream_t stream);  // fused.cc

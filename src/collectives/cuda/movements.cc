@@ -76,13 +76,14 @@ Status Engine::move(const Collective& call, cudaStream_t stream) {
   const Parts parts = parts_of(call, rank, nranks);
   const plan::DevicePlan plan = plan_for(call, parts.known);
 
+  if (plan.algorithm == DeviceAlgorithm::kSwap) return swap(call, plan, stream);
   Operand out{static_cast<char*>(call.recv), {}, false};
   const bool lands = plan.algorithm == DeviceAlgorithm::kInline;
   if (!lands) ZBCCL_RETURN_IF_ERROR(open_output(call.recv, out_bytes, &out));
   PushArgs args;
   args.in = {static_cast<char*>(const_cast<void*>(call.send)), in_bytes};
   if (collectives::swaps_in_place(call) && !lands) {
-    // Peers write over what has not been sent yet, unless a copy is sent.
+    // By force: peers write over what has not been sent yet, unless a copy is sent.
     ZBCCL_ASSIGN_OR_RETURN(args.in.data, stage(in_bytes));
     ZBCCL_RETURN_IF_CUDA_ERROR(
         cudaMemcpyAsync(args.in.data, call.send, in_bytes, cudaMemcpyDeviceToDevice, stream),
@@ -132,6 +133,30 @@ Status Engine::move(const Collective& call, cudaStream_t stream) {
     ZBCCL_RETURN_IF_CUDA_ERROR(launch_push(view, args, shape), "push");
   }
   return close_output(out, call.recv, out_bytes, stream);
+}
+
+Status Engine::swap(const Collective& call, const plan::DevicePlan& plan, cudaStream_t stream) {
+  const int nranks = team_->size();
+  const uint64_t block = call.count * type_size(call.type);
+  const uint64_t bytes = block * static_cast<uint64_t>(nranks);
+  Operand buffer;
+  ZBCCL_RETURN_IF_ERROR(open_output(call.recv, bytes, &buffer));
+  SwapArgs args;
+  args.data = buffer.data;
+  args.bytes = block;
+  const uint64_t base = static_cast<uint64_t>(buffer.place.high & 0xffff) << 32 | buffer.place.low;
+  for (int r = 0; r < nranks; ++r) {
+    Entry entry = entry_for(call, plan, block);
+    const Place place =
+        make_place(buffer.place.high >> 16, base + block * static_cast<uint64_t>(r));
+    entry.out_high = place.high;
+    entry.out_low = place.low;
+    args.call.entry[r] = entry;
+    args.call.expected[r] = block;
+  }
+  ZBCCL_RETURN_IF_CUDA_ERROR(launch_swap(team_->view(call.timeout), args, shape_of(plan, stream)),
+                             "swapping blocks");
+  return close_output(buffer, call.recv, bytes, stream);
 }
 
 Status Engine::broadcast(const Collective& call, cudaStream_t stream) {

@@ -34,6 +34,15 @@ cudaError_t launch_meet(const TeamView& view, const EntryCall& call, cudaStream_
 cudaError_t launch_push_inline(const TeamView& view, const PushArgs& args,
                                const LaunchShape& shape);
 
+// Blocks of `bytes` bytes each, one for each rank, that are exchanged where they lie: rank k's
+// entry names the one that it has for this rank.
+struct SwapArgs {
+  EntryCall call;
+  char* data = nullptr;
+  uint64_t bytes = 0;
+};
+cudaError_t launch_swap(const TeamView& view, const SwapArgs& args, const LaunchShape& shape);
+
 // A broadcast over more than two ranks: the root sends every other rank its share, and each passes
 // its share on to the rest; or, the largest, everything goes down a chain of neighbours, whose
 // links carry a little more.
