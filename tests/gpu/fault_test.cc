@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "gpu/device_check.h"
 #include "support/expect_error.h"
@@ -72,6 +73,116 @@ TEST_P(Fault, ARankThatDoesNotCome) {
         const zbcclResult_t state = wait_for_error(comm, kSoon);
         EXPECT_NE(zbcclSuccess, got != zbcclSuccess ? got : state);
         EXPECT_LT(seconds_since(begin), 1.0);
+      }
+      rank.settle();
+      comm.destroy();
+      rank.settle();
+    }
+  });
+}
+
+// What one of two ranks calls, and the other does not, and how the error names it.
+struct Waiting {
+  const char* name;
+  std::function<zbcclResult_t(const CudaMemory& x, const CudaMemory& y, zbcclComm_t comm,
+                              const zbcclCall_t* how)>
+      call;
+  std::vector<std::string> words;
+};
+
+std::vector<Waiting> waits() {
+  const auto reduce = [](size_t count, zbcclDataType_t type) {
+    return [=](const CudaMemory& x, const CudaMemory& y, zbcclComm_t comm, const zbcclCall_t* how) {
+      return zbcclAllReduce(x.data(), y.data(), count, type, zbcclSum, comm, how);
+    };
+  };
+  const auto gather = [](size_t count) {
+    return [=](const CudaMemory& x, const CudaMemory& y, zbcclComm_t comm, const zbcclCall_t* how) {
+      return zbcclAllGather(x.data(), y.data(), count, zbcclFloat32, comm, how);
+    };
+  };
+  return {
+      {"small all_reduce", reduce(64, zbcclFloat32), {"all_reduce of 256 bytes of f32 by sum"}},
+      {"middle all_reduce", reduce(200'000, zbcclBfloat16), {"all_reduce of 400000 bytes of bf16"}},
+      {"large all_reduce", reduce(2'000'000, zbcclFloat32), {"all_reduce of 8000000 bytes of f32"}},
+      {"all_reduce of integers", reduce(5000, zbcclInt32), {"all_reduce of 20000 bytes of i32"}},
+      {"small all_gather", gather(100), {"all_gather of 400 bytes of f32"}},
+      {"large all_gather", gather(500'000), {"all_gather of 2000000 bytes of f32"}},
+      {"broadcast",
+       [](auto& x, auto& y, auto comm, auto how) {
+         return zbcclBroadcast(x.data(), y.data(), 100'000, zbcclUint8, 0, comm, how);
+       },
+       {"broadcast of 100000 bytes of u8 with root 0"}},
+      {"barrier",
+       [](auto&, auto&, auto comm, auto how) { return zbcclBarrier(comm, how); },
+       {"barrier"}},
+  };
+}
+
+// The error names the waiting rank, the one that it waits for, the operation and its number, and
+// what the missing rank called last.
+TEST_P(Fault, TheRecordIsComplete) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  run_gpu_job({.ranks = 2, .place = GetParam()}, [](GpuRank& rank) {
+    const CudaMemory x(size_t{8} << 20, DeviceMemoryKind::kPool, rank.device());
+    const CudaMemory y(size_t{8} << 20, DeviceMemoryKind::kPool, rank.device());
+    for (const Waiting& waiting : waits()) {
+      rank.note(waiting.name);
+      Communicator comm = rank.connect(rank.config(milliseconds(500)));
+      rank.settle();
+      const zbcclCall_t how = rank.call();
+      check(zbcclAllGather(x.data(), y.data(), 7, zbcclUint16, comm.get(), &how));
+      rank.settle();
+      if (rank.rank() == 0) {
+        check(waiting.call(x, y, comm.get(), &how));
+        rank.stream().wait();
+        EXPECT_EQ(zbcclTimeout, wait_for_error(comm, kSoon)) << waiting.name;
+        std::vector<std::string> words = waiting.words;
+        for (const char* word :
+             {"rank 0 waited on its GPU for its ", " of rank 1 until the deadline", "operation 2 (",
+              "it last entered operation 1 (all_gather of 14 bytes of u16"}) {
+          words.emplace_back(word);
+        }
+        expect_error(zbcclTimeout, zbcclBarrier(comm.get(), &how), words);
+      }
+      rank.meet();
+      if (rank.rank() == 1) {
+        (void)zbcclBarrier(comm.get(), &how);
+        rank.stream().wait();
+        EXPECT_EQ(zbcclRemoteFailed, wait_for_error(comm, kSoon)) << waiting.name;
+        expect_error(zbcclRemoteFailed, zbcclBarrier(comm.get(), &how),
+                     {"rank 0 gave up waiting for this rank", "operation 2"});
+      }
+      rank.settle();
+      comm.destroy();
+      rank.settle();
+    }
+  });
+}
+
+// The same of messages, which are numbered for each pair and direction.
+TEST_P(Fault, TheRecordOfAMessageIsComplete) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  run_gpu_job({.ranks = 2, .place = GetParam()}, [](GpuRank& rank) {
+    const CudaMemory x(4096, DeviceMemoryKind::kPool, rank.device());
+    for (const bool sends : {true, false}) {
+      Communicator comm = rank.connect(rank.config(milliseconds(500)));
+      rank.settle();
+      const zbcclCall_t how = rank.call();
+      const auto message = [&] {
+        return sends == (rank.rank() == 0)
+                   ? zbcclSend(x.data(), 9, zbcclFloat32, 1 - rank.rank(), comm.get(), &how)
+                   : zbcclRecv(x.data(), 9, zbcclFloat32, 1 - rank.rank(), comm.get(), &how);
+      };
+      check(message());
+      rank.settle();
+      if (rank.rank() == 0) {
+        check(message());
+        rank.stream().wait();
+        EXPECT_EQ(zbcclTimeout, wait_for_error(comm, kSoon));
+        expect_error(zbcclTimeout, message(),
+                     {"rank 0 waited on its GPU", "of rank 1 until the deadline", "in message 2",
+                      sends ? "its offer" : "its message's end"});
       }
       rank.settle();
       comm.destroy();
@@ -266,6 +377,51 @@ TEST_P(Kill, WhileTheOthersWaitForIt) {
         if (rank.rank() == victim) return std::this_thread::sleep_for(seconds(60));
         call->run(comm, rank.stream());
       });
+}
+
+// The survivors call nothing but the graph: before their hosts have noticed, or after.
+class Replay : public testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Noticed, Replay, testing::Bool());
+
+TEST_P(Replay, AfterAPeerHasDied) {
+  ZBCCL_NEED_GPUS(Place::kGpuEach, 2);
+  const int ranks = ranks_at(Place::kGpuEach, 4);
+  const int victim = ranks - 1;
+  const bool noticed = GetParam();
+  run_gpu_job({.ranks = ranks, .killed = {victim}}, [&](GpuRank& rank) {
+    CheckedCall reduce(rank, {Checked::kAllReduce, zbcclBfloat16, 3000}, 51);
+    CheckedCall large(rank, {Checked::kAllReduce, zbcclFloat32, 1'500'000}, 52);
+    CheckedCall gather(rank, {Checked::kAllGather, zbcclFloat32, 200'000}, 53);
+    CheckedCall exchange(rank, {Checked::kAllToAll, zbcclFloat32, 100'000, true}, 54);
+    const CudaMemory x(4096, DeviceMemoryKind::kPool, rank.device());
+    Communicator comm = rank.connect(rank.config(seconds(60)));
+    rank.settle();
+    {
+      const CudaGraph graph(rank.stream(), [&] {
+        for (CheckedCall* call : {&reduce, &large, &gather, &exchange}) {
+          call->round(comm, rank.stream());
+        }
+      });
+      rank.settle();
+      for (int i = 0; i < 5; ++i) graph.launch(rank.stream());
+      for (CheckedCall* call : {&reduce, &large, &gather, &exchange}) {
+        EXPECT_EQ(0U, call->wrong(rank.stream()));
+      }
+      rank.settle();
+      if (rank.rank() == victim) ::kill(::getpid(), SIGKILL);
+      if (noticed) {
+        EXPECT_EQ(zbcclRemoteFailed, wait_for_error(comm, kSoon));
+      }
+      const auto begin = steady_clock::now();
+      for (int i = 0; i < 20; ++i) graph.launch(rank.stream());
+      rank.stream().wait();
+      EXPECT_EQ(zbcclRemoteFailed, wait_for_error(comm, kSoon));
+      EXPECT_LT(seconds_since(begin), static_cast<double>(2 * kSoon.count()));
+    }
+    expect_error(zbcclRemoteFailed, next_call(rank, comm, x), {"rank " + std::to_string(victim)});
+    comm.destroy();
+    expect_new_communicator(rank, victim);
+  });
 }
 
 }  // namespace
