@@ -23,7 +23,7 @@ namespace {
 constexpr std::array kVariables = {
     Variable{"ZBCCL_ALGORITHM", Type::kChoice, "auto",
              "auto|one_shot|two_shot|two_shot_direct|chunked|pull|push|push_bulk|relay|inline|"
-             "chain|pull_push|copy_engine|swap",
+             "chain|pull_push|copy_engine|swap|ring|relaxed_ring",
              "Algorithm of collectives on device memory, where it can serve the call; rank 0's "
              "counts."},
     Variable{"ZBCCL_CMA", Type::kBool, "1", "",

@@ -94,6 +94,7 @@ uint64_t landing(DeviceAlgorithm algorithm, const DeviceCall& call) {
       return call.operation == Operation::kAllReduceQuantized ? quantized_traffic(call)
                                                               : 2 * slice * peers;
     case A::kTwoShotDirect: return (norm ? call.longest : slice) * peers;
+    case A::kRelaxedRing: return slice * peers;
     case A::kChunked: return call.share * peers;
     case A::kInline:
       return call.operation == Operation::kBroadcast || call.operation == Operation::kScatter

@@ -16,11 +16,17 @@ constexpr uint64_t kPack = 16;
 constexpr uint64_t kTilePacks = 1;  // of a chunked tile, for each thread
 constexpr int kManyBlocks = 64;
 constexpr int kMaxBlocks = 128;
+// Of a summing ring: packs of a tile for each thread, tiles of a block in landing memory.
+constexpr uint64_t kRingTilePacks = 4;
+constexpr uint64_t kRingDepth = 4;
+constexpr uint64_t kLeastPiece = 32 * kKiB;  // of a ring, which a flag follows
+constexpr uint64_t kMostPiece = 256 * kKiB;
 constexpr uint32_t kDepth = 3;  // one tile being pushed, one under way, one being reduced
 
 constexpr std::array<const char*, kNumDeviceAlgorithms> kNames = {
-    "none",      "one_shot", "two_shot", "two_shot_direct", "chunked",   "pull",        "push",
-    "push_bulk", "relay",    "inline",   "chain",           "pull_push", "copy_engine", "swap"};
+    "none",        "one_shot",  "two_shot", "two_shot_direct", "chunked", "pull",
+    "push",        "push_bulk", "relay",    "inline",          "chain",   "pull_push",
+    "copy_engine", "swap",      "ring",     "relaxed_ring"};
 
 constexpr std::array kFields = {
     TuningField{"one_shot_max", &DeviceTuning::one_shot_max},
@@ -36,12 +42,15 @@ constexpr std::array kFields = {
     TuningField{"relay_min", &DeviceTuning::relay_min},
     TuningField{"chain_min", &DeviceTuning::chain_min},
     TuningField{"copy_engine_min", &DeviceTuning::copy_engine_min},
+    TuningField{"ring_min", &DeviceTuning::ring_min},
+    TuningField{"relaxed_ring_min", &DeviceTuning::relaxed_ring_min},
     TuningField{"chunk_blocks", &DeviceTuning::chunk_blocks},
     TuningField{"chunk_threads", &DeviceTuning::chunk_threads},
     TuningField{"pull_blocks", &DeviceTuning::pull_blocks},
     TuningField{"push_blocks", &DeviceTuning::push_blocks},
     TuningField{"bulk_blocks", &DeviceTuning::bulk_blocks},
     TuningField{"relay_blocks", &DeviceTuning::relay_blocks},
+    TuningField{"ring_blocks", &DeviceTuning::ring_blocks},
     TuningField{"norm_one_shot_max", &DeviceTuning::norm_one_shot_max},
     TuningField{"norm_direct_max", &DeviceTuning::norm_direct_max},
     TuningField{"norm_blocks", &DeviceTuning::norm_blocks},
@@ -106,6 +115,7 @@ class Choice {
 DeviceAlgorithm prefer_sum(Choice choice) {
   using A = DeviceAlgorithm;
   using T = DeviceTuning;
+  if (choice.asked_for(A::kRelaxedRing, &T::relaxed_ring_min)) return A::kRelaxedRing;
   if (choice.up_to(A::kOneShot, &T::one_shot_max)) return A::kOneShot;
   if (choice.up_to(A::kTwoShot, &T::two_shot_max)) return A::kTwoShot;
   if (choice.up_to(A::kTwoShotDirect, &T::two_shot_direct_max)) return A::kTwoShotDirect;
@@ -123,6 +133,7 @@ DeviceAlgorithm prefer_movement(const DeviceCall& call, Choice choice) {
   }
   if (choice.up_to(A::kInline, &T::inline_max)) return A::kInline;
   if (call.in_place) return choice.rest(A::kSwap);
+  if (choice.asked_for(A::kRing, &T::ring_min)) return A::kRing;
   if (call.operation == Operation::kBroadcast && call.nranks > 2) {
     if (choice.from(A::kChain, &T::chain_min)) return A::kChain;
     if (choice.from(A::kRelay, &T::relay_min)) return A::kRelay;
@@ -184,6 +195,9 @@ bool serves(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTunin
              call.operation == Operation::kReduceScatterV;
     case DeviceAlgorithm::kPush:
     case DeviceAlgorithm::kPushBulk: return !reduces(call.operation);
+    case DeviceAlgorithm::kRing: return call.operation == Operation::kAllGather && call.nranks > 1;
+    case DeviceAlgorithm::kRelaxedRing:
+      return call.operation == Operation::kAllReduce && call.nranks > 1;
     case DeviceAlgorithm::kSwap:
       return call.operation == Operation::kAllToAll && call.in_place && call.nranks > 1;
     case DeviceAlgorithm::kCopyEngine:
@@ -243,6 +257,7 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
   tuning.push_blocks = 128;
   tuning.bulk_blocks = 64;
   tuning.relay_blocks = 64;
+  tuning.ring_blocks = 128;
   // As without a norm: what a second flight costs is the same, and so is what it saves. Rows that
   // land save a meeting before the first load, as long as they fit.
   tuning.norm_one_shot_max = nranks <= 2 ? 2 * kMiB : tuning.one_shot_max;
@@ -366,6 +381,22 @@ DevicePlan choose(const DeviceCall& call, const DeviceTuning& tuning, std::vecto
       plan.blocks =
           limited(std::min(ceil_div(call.bytes, 512 * 4 * kPack), tuning.relay_blocks), call);
       break;
+    case DeviceAlgorithm::kRing:
+      plan.blocks = limited(std::min(ceil_div(call.bytes, kLeastPiece), tuning.ring_blocks), call);
+      // Four a slice, so that a slice is on its way while the one before comes.
+      plan.piece = std::clamp(call.bytes / static_cast<uint64_t>(plan.blocks) / 4 / 4096 * 4096,
+                              kLeastPiece, kMostPiece);
+      break;
+    case DeviceAlgorithm::kRelaxedRing: {
+      const auto tile = [&] {
+        return static_cast<uint64_t>(plan.threads) * kRingTilePacks * kPack;
+      };
+      while (plan.threads > 128 && tuning.tiles_bytes < 16 * kRingDepth * tile()) plan.threads /= 2;
+      plan.blocks = limited(std::min({tuning.tiles_bytes / (kRingDepth * tile()),
+                                      tuning.ring_blocks, ceil_div(call.share, tile())}),
+                            call);
+      break;
+    }
     case DeviceAlgorithm::kInline:
       plan.threads = 256;
       plan.blocks = limited(ceil_div(call.bytes, 256 * 8), call, 32);

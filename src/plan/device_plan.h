@@ -29,8 +29,11 @@ enum class DeviceAlgorithm : uint8_t {
                    // all_reduce_rms_norm the same in one kernel
   kCopyEngine,     // the GPU's copy engines write into the outputs; no SM does
   kSwap,           // an all_to_all in place: pairs of ranks swap their blocks where they lie
+  kRing,           // an all_gather, or an all_reduce's second half, from neighbour to neighbour
+  kRelaxedRing,    // an all_reduce whose first half adds up from neighbour to neighbour, and so in
+                   // another order
 };
-inline constexpr int kNumDeviceAlgorithms = 14;
+inline constexpr int kNumDeviceAlgorithms = 16;
 const char* algorithm_name(DeviceAlgorithm algorithm);
 std::optional<DeviceAlgorithm> parse_device_algorithm(std::string_view name);
 
@@ -55,8 +58,10 @@ struct DeviceTuning {
   uint64_t relay_min = 0;             // of a broadcast
   uint64_t chain_min = 0;             // of one that goes from neighbour to neighbour
   uint64_t copy_engine_min = kNever;  // bytes of a block that copy engines move
-  uint64_t norm_one_shot_max = 0;     // bytes of an all_reduce_rms_norm that every rank does whole
-  uint64_t norm_direct_max = 0;       // of one whose rows land at their owners, as kTwoShotDirect
+  uint64_t ring_min = kNever;  // of a block that goes around a ring; of an all_reduce's slice
+  uint64_t relaxed_ring_min = kNever;  // bytes of an all_reduce in relaxed order
+  uint64_t norm_one_shot_max = 0;      // bytes of an all_reduce_rms_norm that every rank does whole
+  uint64_t norm_direct_max = 0;        // of one whose rows land at their owners, as kTwoShotDirect
   uint64_t overlap_max = 0;  // bytes of a call whose kernel may begin in the shadow of the last
   // Grids.
   uint64_t chunk_blocks = 0;
@@ -65,6 +70,7 @@ struct DeviceTuning {
   uint64_t push_blocks = 0;  // and of a kPullPush that is one kernel
   uint64_t bulk_blocks = 0;
   uint64_t relay_blocks = 0;
+  uint64_t ring_blocks = 0;
   uint64_t norm_blocks = 0;
   uint64_t quantized_blocks = 0;
   uint64_t nap_ns = 0;  // between looks, once a wait on the GPU has become long
@@ -108,6 +114,7 @@ struct DevicePlan {
   int threads = 512;
   bool spread = false;  // kPullPush: one kernel, which passes sums on as it makes them
   uint32_t depth = 0;   // kChunked: tiles of a block in landing memory
+  uint64_t piece = 0;   // kRing: bytes that a block sends at a time
   bool overlap = true;  // programmatic dependent launch
 };
 // One question on the way to a choice: is the call within a limit, and can the algorithm serve it?

@@ -14,7 +14,7 @@ using A = DeviceAlgorithm;
 constexpr DeviceAlgorithm kDeviceAlgorithms[] = {
     A::kOneShot,  A::kTwoShot,    A::kTwoShotDirect, A::kChunked, A::kPull,
     A::kPush,     A::kPushBulk,   A::kRelay,         A::kInline,  A::kChain,
-    A::kPullPush, A::kCopyEngine, A::kSwap};
+    A::kPullPush, A::kCopyEngine, A::kSwap,          A::kRing,    A::kRelaxedRing};
 
 const char* how(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceTuning& tuning) {
   const Operation operation = call.operation;
@@ -62,6 +62,10 @@ const char* how(DeviceAlgorithm algorithm, const DeviceCall& call, const DeviceT
              "meet when the call is made; nothing lands";
     case A::kSwap:
       return "entry, each pair of ranks swaps its blocks where they lie, exit; nothing lands";
+    case A::kRing: return "slices go from neighbour to neighbour, piece by piece; nothing lands";
+    case A::kRelaxedRing:
+      return "slices go from neighbour to neighbour, who add theirs, in another order than "
+             "everywhere else, and the sums go around again; tiles land";
     case A::kNone: break;
   }
   return "";

@@ -20,7 +20,7 @@ constexpr size_t kMegabytes = size_t{12} << 20;
 // takes another.
 constexpr const char* kAlgorithms[] = {
     "auto",      "one_shot", "two_shot", "two_shot_direct", "chunked",     "pull", "push",
-    "push_bulk", "relay",    "inline",   "chain",           "copy_engine", "swap"};
+    "push_bulk", "relay",    "inline",   "chain",           "copy_engine", "swap", "ring"};
 
 // Algorithms are read when a communicator is made. Between two meetings: ranks may be threads.
 Communicator connect_with(GpuRank& rank, const char* algorithm) {

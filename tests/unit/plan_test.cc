@@ -221,5 +221,52 @@ TEST(DevicePlan, ExchangesInPlaceAreSwapped) {
   EXPECT_NE(algorithm(1, false), DeviceAlgorithm::kSwap);
 }
 
+TEST(DevicePlan, RingsAreAskedFor) {
+  DeviceTuning tuning = device_tuning(4, kMostLanding);
+  DeviceCall sum = movement(Operation::kAllReduce, uint64_t{1} << 28);
+  sum.share = sum.bytes / 4;
+  DeviceCall gather = movement(Operation::kAllGather, uint64_t{1} << 26);
+  EXPECT_EQ(choose(sum, tuning).algorithm, DeviceAlgorithm::kPullPush);
+  EXPECT_EQ(choose(gather, tuning).algorithm, DeviceAlgorithm::kPush);
+  ASSERT_TRUE(override_tuning("ring_min=67108864,relaxed_ring_min=268435456", &tuning));
+  EXPECT_EQ(choose(sum, tuning).algorithm, DeviceAlgorithm::kRelaxedRing);
+  EXPECT_EQ(choose(gather, tuning).algorithm, DeviceAlgorithm::kRing);
+  --sum.bytes;
+  --gather.bytes;
+  EXPECT_EQ(choose(sum, tuning).algorithm, DeviceAlgorithm::kPullPush);
+  EXPECT_EQ(choose(gather, tuning).algorithm, DeviceAlgorithm::kPush);
+  // The others' outputs lie where only they know.
+  EXPECT_EQ(choose(movement(Operation::kAllGatherV, uint64_t{1} << 28), tuning).algorithm,
+            DeviceAlgorithm::kPush);
+}
+
+// Pieces are whole packs, and landing memory holds what a grid has under way.
+TEST(DevicePlan, RingsFit) {
+  for (const uint64_t landing : {kLeastLanding, kMostLanding}) {
+    for (const int nranks : {2, 3, 8, 16}) {
+      DeviceTuning tuning = device_tuning(nranks, landing);
+      tuning.ring_min = tuning.relaxed_ring_min = 0;
+      for (const uint64_t bytes : {1ULL, 4095ULL, 1ULL << 20, 1ULL << 27, (1ULL << 33) + 7}) {
+        DeviceCall call = movement(Operation::kAllGather, bytes);
+        call.nranks = nranks;
+        tuning.inline_max = 0;
+        const DevicePlan gather = choose(call, tuning);
+        ASSERT_EQ(gather.algorithm, DeviceAlgorithm::kRing);
+        EXPECT_EQ(gather.piece % 16, 0U);
+        EXPECT_GT(gather.piece, 0U);
+        EXPECT_LE(gather.blocks, 128);
+        call.operation = Operation::kAllReduce;
+        call.share = (bytes + static_cast<uint64_t>(nranks) - 1) / static_cast<uint64_t>(nranks);
+        const DevicePlan sum = choose(call, tuning);
+        ASSERT_EQ(sum.algorithm, DeviceAlgorithm::kRelaxedRing);
+        EXPECT_GE(sum.blocks, 1);
+        EXPECT_LE(
+            static_cast<uint64_t>(sum.blocks) * static_cast<uint64_t>(sum.threads) * 4 * 16 * 4,
+            tuning.tiles_bytes);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace zbccl::plan

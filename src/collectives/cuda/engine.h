@@ -84,10 +84,14 @@ class Engine final : public collectives::DeviceEngine {
   Result<char*> stage(size_t bytes);
 
   Status reduce(const Collective& call, cudaStream_t stream);  // reductions.cc
-  Status spread_slices(const Collective& call, const ReduceArgs& reduced, char* out,
-                       const Place& place, cudaStream_t stream);
+  Status spread_slices(const Collective& call, const ReduceArgs& reduced, const Operand& out,
+                       bool around, cudaStream_t stream);
   Status move(const Collective& call, cudaStream_t stream);  // movements.cc
   Status broadcast(const Collective& call, cudaStream_t stream);
+  Status ring(const Collective& call, const plan::DevicePlan& plan, cudaStream_t stream);
+  // Of `args` everything but the call and the piece is set; `place`: of the output.
+  Status send_around(const Collective& call, const plan::DevicePlan& plan, RingArgs& args,
+                     const Place& place, cudaStream_t stream);
   Status swap(const Collective& call, const plan::DevicePlan& plan, cudaStream_t stream);
   // copy_engine.cc: what `args` pushes
   Status copy(const Collective& call, const PushArgs& args, cudaStream_t stream);

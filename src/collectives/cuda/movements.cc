@@ -77,6 +77,7 @@ Status Engine::move(const Collective& call, cudaStream_t stream) {
   const plan::DevicePlan plan = plan_for(call, parts.known);
 
   if (plan.algorithm == DeviceAlgorithm::kSwap) return swap(call, plan, stream);
+  if (plan.algorithm == DeviceAlgorithm::kRing) return ring(call, plan, stream);
   Operand out{static_cast<char*>(call.recv), {}, false};
   const bool lands = plan.algorithm == DeviceAlgorithm::kInline;
   if (!lands) ZBCCL_RETURN_IF_ERROR(open_output(call.recv, out_bytes, &out));
@@ -133,6 +134,42 @@ Status Engine::move(const Collective& call, cudaStream_t stream) {
     ZBCCL_RETURN_IF_CUDA_ERROR(launch_push(view, args, shape), "push");
   }
   return close_output(out, call.recv, out_bytes, stream);
+}
+
+Status Engine::send_around(const Collective& call, const plan::DevicePlan& plan, RingArgs& args,
+                           const Place& place, cudaStream_t stream) {
+  const int rank = team_->rank();
+  args.piece = plan.piece;
+  for (int r = 0; r < team_->size(); ++r) {
+    Entry entry = entry_for(call, plan, args.bytes[rank]);
+    entry.out_high = place.high;
+    entry.out_low = place.low;
+    args.call.entry[r] = entry;
+    args.call.expected[r] = args.bytes[r];
+  }
+  ZBCCL_RETURN_IF_CUDA_ERROR(launch_ring(team_->view(call.timeout), args, shape_of(plan, stream)),
+                             "sending slices around");
+  return {};
+}
+
+Status Engine::ring(const Collective& call, const plan::DevicePlan& plan, cudaStream_t stream) {
+  const auto nranks = static_cast<uint64_t>(team_->size());
+  const uint64_t bytes = call.count * type_size(call.type);
+  Operand out;
+  ZBCCL_RETURN_IF_ERROR(open_output(call.recv, bytes * nranks, &out));
+  RingArgs args;
+  // In place it lies in the output, and there in a copy of it where that is staged.
+  const bool in_place =
+      call.send == static_cast<char*>(call.recv) + bytes * static_cast<uint64_t>(team_->rank());
+  args.own = in_place ? out.data + bytes * static_cast<uint64_t>(team_->rank())
+                      : static_cast<const char*>(call.send);
+  args.out = out.data;
+  for (uint64_t r = 0; r < nranks; ++r) {
+    args.begin[r] = r * bytes;
+    args.bytes[r] = bytes;
+  }
+  ZBCCL_RETURN_IF_ERROR(send_around(call, plan, args, out.place, stream));
+  return close_output(out, call.recv, bytes * nranks, stream);
 }
 
 Status Engine::swap(const Collective& call, const plan::DevicePlan& plan, cudaStream_t stream) {

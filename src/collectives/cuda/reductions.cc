@@ -70,6 +70,7 @@ Status Engine::reduce(const Collective& call, cudaStream_t stream) {
       plan.algorithm == DeviceAlgorithm::kPull || plan.algorithm == DeviceAlgorithm::kPullPush;
   const bool pushes = plan.algorithm == DeviceAlgorithm::kPullPush ||
                       plan.algorithm == DeviceAlgorithm::kTwoShotDirect ||
+                      plan.algorithm == DeviceAlgorithm::kRelaxedRing ||
                       (plan.algorithm == DeviceAlgorithm::kChunked && !scatters);
   if (pulls) ZBCCL_RETURN_IF_ERROR(open_input(call.send, in_bytes, stream, &in));
   if (pushes) ZBCCL_RETURN_IF_ERROR(open_output(call.recv, out_bytes, &out));
@@ -110,9 +111,13 @@ Status Engine::reduce(const Collective& call, cudaStream_t stream) {
       args.out = {out.data + args.begin[rank], args.bytes[rank]};
       args.spread = plan.spread;
       ZBCCL_RETURN_IF_CUDA_ERROR(launch_pull(view, args, call.type, shape), "pull");
-      if (!args.spread) {
-        ZBCCL_RETURN_IF_ERROR(spread_slices(call, args, out.data, out.place, stream));
-      }
+      if (!args.spread) ZBCCL_RETURN_IF_ERROR(spread_slices(call, args, out, false, stream));
+      break;
+    case DeviceAlgorithm::kRelaxedRing:
+      args.out = {out.data + args.begin[rank], args.bytes[rank]};
+      ZBCCL_RETURN_IF_CUDA_ERROR(launch_ring_sums(view, args, call.type, shape), "summing ring");
+      team_->host().count_landing(args.bytes[rank] * peers);
+      ZBCCL_RETURN_IF_ERROR(spread_slices(call, args, out, true, stream));
       break;
     default: ZBCCL_RETURN_IF_CUDA_ERROR(launch_pull(view, args, call.type, shape), "pull"); break;
   }
@@ -120,36 +125,47 @@ Status Engine::reduce(const Collective& call, cudaStream_t stream) {
 }
 
 // The second half of an all_reduce: the slice that this rank has in its output goes to its place in
-// the others'.
-Status Engine::spread_slices(const Collective& call, const ReduceArgs& reduced, char* out,
-                             const Place& place, cudaStream_t stream) {
+// the others', `around` the ring or as an all_gather of that size goes.
+Status Engine::spread_slices(const Collective& call, const ReduceArgs& reduced, const Operand& out,
+                             bool around, cudaStream_t stream) {
   const int nranks = team_->size();
   const int rank = team_->rank();
   Collective gather;
   gather.operation = Operation::kAllGatherV;
   gather.type = call.type;
   gather.launch = call.launch;
+  gather.timeout = call.timeout;
   plan::DeviceCall what;
-  what.operation = gather.operation;
+  what.operation = Operation::kAllGather;
   what.type = call.type;
   what.bytes = *std::max_element(reduced.bytes, reduced.bytes + nranks);
   what.nranks = nranks;
   what.max_blocks = call.launch.max_blocks > 0 ? call.launch.max_blocks : max_blocks_;
   plan::DeviceTuning tuning = tuning_;
   tuning.inline_max = 0;
+  tuning.copy_engine_min = plan::kNever;
+  if (around) tuning.ring_min = 0;
   tuning.forced = DeviceAlgorithm::kNone;
   const plan::DevicePlan plan = plan::choose(what, tuning);
+  if (plan.algorithm == DeviceAlgorithm::kRing) {
+    RingArgs args;
+    args.own = out.data + reduced.begin[rank];
+    args.out = out.data;
+    std::copy_n(reduced.begin, nranks, args.begin);
+    std::copy_n(reduced.bytes, nranks, args.bytes);
+    return send_around(gather, plan, args, out.place, stream);
+  }
   PushArgs args;
-  args.in = {out + reduced.begin[rank], reduced.bytes[rank]};
-  args.out = {out, reduced.in.bytes};
+  args.in = {out.data + reduced.begin[rank], reduced.bytes[rank]};
+  args.out = {out.data, reduced.in.bytes};
   args.own_to = reduced.begin[rank];
   args.longest = reduced.bytes[rank];
   args.same_source = true;
-  const uint64_t base = static_cast<uint64_t>(place.high & 0xffff) << 32 | place.low;
+  const uint64_t base = static_cast<uint64_t>(out.place.high & 0xffff) << 32 | out.place.low;
   for (int r = 0; r < nranks; ++r) {
     args.bytes[r] = reduced.bytes[rank];
     Entry entry = entry_for(gather, plan, reduced.bytes[rank]);
-    const Place there = make_place(place.high >> 16, base + reduced.begin[r]);
+    const Place there = make_place(out.place.high >> 16, base + reduced.begin[r]);
     entry.out_high = there.high;
     entry.out_low = there.low;
     args.call.entry[r] = entry;

@@ -209,13 +209,14 @@ static cudaError_t load_relay() {
 }
 cudaError_t load_push_bulk();
 cudaError_t load_push_inline();
+cudaError_t load_ring();
 cudaError_t load_swap();
 
 cudaError_t load_pushes() {
   cudaFuncAttributes attributes;
   const cudaError_t code = cudaFuncGetAttributes(&attributes, push);
   if (code != cudaSuccess) return code;
-  for (const auto load : {load_relay, load_push_bulk, load_push_inline, load_swap}) {
+  for (const auto load : {load_relay, load_push_bulk, load_push_inline, load_ring, load_swap}) {
     if (const cudaError_t loaded = load(); loaded != cudaSuccess) return loaded;
   }
   return cudaSuccess;

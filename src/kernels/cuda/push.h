@@ -43,6 +43,18 @@ struct SwapArgs {
 };
 cudaError_t launch_swap(const TeamView& view, const SwapArgs& args, const LaunchShape& shape);
 
+// Slices, one of each rank, that go around a ring to the same places in everybody's output, which
+// entries name from its beginning.
+struct RingArgs {
+  EntryCall call;
+  const char* own = nullptr;  // this rank's slice; may be in its place already
+  char* out = nullptr;
+  uint64_t begin[kMaxRanks] = {};
+  uint64_t bytes[kMaxRanks] = {};
+  uint64_t piece = 0;  // what a block sends at a time; a multiple of 16
+};
+cudaError_t launch_ring(const TeamView& view, const RingArgs& args, const LaunchShape& shape);
+
 // A broadcast over more than two ranks: the root sends every other rank its share, and each passes
 // its share on to the rest; or, the largest, everything goes down a chain of neighbours, whose
 // links carry a little more.

@@ -49,6 +49,14 @@ cudaError_t launch_chunked(const TeamView& view, const ReduceArgs& args, DataTyp
 cudaError_t launch_pull(const TeamView& view, const ReduceArgs& args, DataType type,
                         const LaunchShape& shape);
 
+// The first half of an all_reduce in relaxed order: slices go around a ring of neighbours, who add
+// what they have, and end with their owners; `out` is the slice's place in this rank's output.
+// Every type and size.
+cudaError_t launch_ring_sums(const TeamView& view, const ReduceArgs& args, DataType type,
+                             const LaunchShape& shape);
+inline constexpr int kRingTilePacks = 4;   // of each thread
+inline constexpr uint64_t kRingDepth = 4;  // tiles of a block in landing memory
+
 // Packs of a tile of launch_chunked() for each thread of a block. Tiles of two packs, in half as
 // large a grid, are slower (docs/performance.md).
 inline constexpr int kTilePacks = 1;
