@@ -177,7 +177,7 @@ ZBCCL_API zbcclResult_t zbcclCommInitStore(zbcclComm_t* comm, int nranks, int ra
                                            zbcclStore_t store, const char* name,
                                            const zbcclConfig_t* config);
 /* `nranks` communicators of this process, one for each of its threads. `comms` has room for
- * `nranks` handles. */
+ * `nranks` handles. They have no device, unless `config` names one, which they share. */
 ZBCCL_API zbcclResult_t zbcclCommInitAll(zbcclComm_t* comms, int nranks,
                                          const zbcclConfig_t* config);
 /* Collective: ranks that give the same `color` >= 0 form a communicator, ordered by `key`, then by

@@ -42,7 +42,7 @@ constexpr std::array kVariables = {
         "ZBCCL_DENY_REACH", Type::kChoice, "none", "none|mapped",
         "Ways to other ranks' GPU memory that are not used though they exist; for testing what "
         "is done without: mapped is load and store by the GPU."},
-    Variable{"ZBCCL_DEVICE_LANDING", Type::kSize, "0", "0..22M",
+    Variable{"ZBCCL_DEVICE_LANDING", Type::kSize, "0", "0..20M",
              "Landing memory of a communicator on its GPU; 0: decided by what the process already "
              "holds there. The least of all ranks counts."},
     Variable{

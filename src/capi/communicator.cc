@@ -87,6 +87,12 @@ Deadline init_deadline(const comm::Options& options) {
                              : Milliseconds(env::get_integer("ZBCCL_INIT_TIMEOUT")));
 }
 
+// Reaching the store has taken some of the time to initialise; this much is left.
+comm::Options with_rest(comm::Options options, Deadline deadline) {
+  options.init_timeout = std::max(deadline.left(), Milliseconds(1));
+  return options;
+}
+
 Status hand_out(Result<std::unique_ptr<Communicator>> made, zbcclComm_t* comm) {
   Servers::instance().stop_abandoned();
   if (!made.ok()) return made.status();
@@ -202,9 +208,10 @@ zbcclResult_t zbcclCommInitRank(zbcclComm_t* comm, int nranks, zbcclUniqueId id,
     options.current_device = current >= 0 ? current : comm::kDeviceNone;
     ZBCCL_ASSIGN_OR_RETURN(const bootstrap::UniqueId parsed, parse_id(id));
     const auto init = [=]() -> Status {
-      ZBCCL_ASSIGN_OR_RETURN(auto store,
-                             bootstrap::connect_tcp_store(parsed, init_deadline(options)));
-      return hand_out(Communicator::create(*store, "world", rank, nranks, options), comm);
+      const Deadline deadline = init_deadline(options);
+      ZBCCL_ASSIGN_OR_RETURN(auto store, bootstrap::connect_tcp_store(parsed, deadline));
+      return hand_out(
+          Communicator::create(*store, "world", rank, nranks, with_rest(options, deadline)), comm);
     };
     if (!capi::Group::open()) return init();
     capi::Group::of_this_thread().add_init(init);
@@ -220,12 +227,14 @@ zbcclResult_t zbcclCommInitEnv(zbcclComm_t* comm, const zbcclConfig_t* config) {
   return guard([&]() -> Status {
     ZBCCL_RETURN_IF_ERROR(check_pointer(comm, "comm"));
     ZBCCL_ASSIGN_OR_RETURN(const comm::Options options, parse(config));
-    ZBCCL_ASSIGN_OR_RETURN(auto found, bootstrap::from_environment(init_deadline(options)));
+    const Deadline deadline = init_deadline(options);
+    ZBCCL_ASSIGN_OR_RETURN(auto found, bootstrap::from_environment(deadline));
     // The same store serves every communicator that this job makes from its environment.
     static std::atomic<int> number{0};
     const int n = number.fetch_add(1);
     const std::string name = n == 0 ? std::string("world") : format("world{}", n);
-    return hand_out(Communicator::create(*found.store, name, found.rank, found.nranks, options),
+    return hand_out(Communicator::create(*found.store, name, found.rank, found.nranks,
+                                         with_rest(options, deadline)),
                     comm);
   });
 }

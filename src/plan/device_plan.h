@@ -90,9 +90,11 @@ const TuningField* find_field(std::string_view name);
 // or a number that is not understood. Landing memory cannot be replaced.
 bool override_tuning(std::string_view text, DeviceTuning* tuning);
 
-// Landing memory that a team of `nranks` needs at least and uses at most.
+// Landing memory that a team of `nranks` needs at least, what small calls are as quick with as with
+// the most, and what it uses at most.
 inline constexpr uint64_t kLeastLanding = uint64_t{2} << 20;
-inline constexpr uint64_t kMostLanding = uint64_t{22} << 20;
+inline constexpr uint64_t kSecondLanding = uint64_t{6} << 20;
+inline constexpr uint64_t kMostLanding = uint64_t{20} << 20;
 
 struct DeviceCall {
   Operation operation = Operation::kNone;

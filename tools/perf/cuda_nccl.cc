@@ -73,6 +73,10 @@ void CudaNccl::call(const CallSpec& spec, const Buffers& buffers, const Shape& s
     case Op::kReduceScatter:
       return n.check(n.reduce_scatter(c.send, c.recv, count, c.type, c.op, comm_, stream),
                      "ncclReduceScatter", comm_);
+    case Op::kAllToAll:
+      if (n.all_to_all == nullptr) return exchange(c);
+      return n.check(n.all_to_all(c.send, c.recv, count, c.type, comm_, stream), "ncclAlltoAll",
+                     comm_);
     case Op::kReduce:
     case Op::kBroadcast: return rooted(c);
     case Op::kReduceScatterV: return reduce_parts(c);

@@ -102,6 +102,8 @@ NcclLibrary open(const std::string& path) {
   find(module, "ncclBroadcast", library.broadcast);
   find(module, "ncclAllGather", library.all_gather);
   find(module, "ncclReduceScatter", library.reduce_scatter);
+  library.all_to_all =
+      reinterpret_cast<decltype(library.all_to_all)>(dlsym(module, "ncclAlltoAll"));
   find(module, "ncclSend", library.send);
   find(module, "ncclRecv", library.recv);
   find(module, "ncclGroupStart", library.group_start);

@@ -35,6 +35,9 @@ struct NcclLibrary {
                     NcclStream stream) = nullptr;
   int (*reduce_scatter)(const void* send, void* recv, size_t recv_count, int type, int op,
                         NcclComm comm, NcclStream stream) = nullptr;
+  // Of some versions only; null elsewhere. `count`: elements for each rank.
+  int (*all_to_all)(const void* send, void* recv, size_t count, int type, NcclComm comm,
+                    NcclStream stream) = nullptr;
   int (*send)(const void* data, size_t count, int type, int peer, NcclComm comm,
               NcclStream stream) = nullptr;
   int (*recv)(void* data, size_t count, int type, int peer, NcclComm comm,

@@ -15,13 +15,16 @@ namespace {
 // Landing memory that the communicators of this process hold on each GPU.
 std::atomic<uint64_t> landing_held[64];
 
-// The first communicator of a GPU gets room for speed; the next ones share what is left of the
-// promise (docs/limits.md), and none goes without.
+// The first communicator of a GPU gets room for speed, the second for that of small calls; the next
+// ones share what is left of the promise (docs/architecture.md), and none goes without.
 uint64_t landing_share(int device) {
   const auto asked = static_cast<uint64_t>(env::get_integer("ZBCCL_DEVICE_LANDING"));
   if (asked > 0) return std::clamp(asked, plan::kLeastLanding, plan::kMostLanding);
   const uint64_t held = landing_held[device & 63].load();
-  if (held == 0) return plan::kMostLanding;
+  constexpr uint64_t kFree = plan::kMostLanding + plan::kSecondLanding;
+  for (const uint64_t share : {plan::kMostLanding, plan::kSecondLanding}) {
+    if (held + share <= kFree) return share;
+  }
   return plan::kLeastLanding;
 }
 

@@ -182,17 +182,28 @@ static __device__ __noinline__ void fail(const TeamView& view, FailureKind kind,
   }
 }
 
+// Whose turn it is to look at the host's word. Loads of one line of host memory follow one another,
+// some microsecond each: if every warp that waits made one, the last would be late by hundreds, and
+// then its peers, who look while they wait for it, too. What one has seen fail() tells all others.
+static __device__ __forceinline__ bool asks_host(uint64_t now) {
+  constexpr uint32_t kTurns = 128;     // 8 ms in all
+  constexpr uint32_t kTurnShift = 16;  // of 65,536 ns each, in which a waiting thread looks once
+  constexpr uint32_t kApart = 37;      // the warps of a block
+  const uint32_t warp = blockIdx.x + kApart * (threadIdx.x / 32);
+  return (static_cast<uint32_t>(now >> kTurnShift) + warp) % kTurns == 0;
+}
+
 // Looks whether a wait is to be given up: after a failure, at the host's word, at the deadline.
 // Returns when the wait began, or 0 to give up. By value, so that waits stay in registers.
 static __device__ __noinline__ uint64_t look_around(const TeamView& view, uint64_t begin,
                                                     uint32_t epoch, uint32_t rank, uint32_t stage,
                                                     uint64_t expected, uint64_t seen) {
   if (has_failed(view, epoch)) return 0;
-  if (*view.abort != 0) {
+  const uint64_t now = nanoseconds();
+  if (asks_host(now) && *view.abort != 0) {
     fail(view, FailureKind::kAborted, rank, stage, epoch, expected, seen);
     return 0;
   }
-  const uint64_t now = nanoseconds();
   if (begin == 0) begin = now;
   if (now - begin < view.timeout_ns) return begin;
   fail(view, FailureKind::kTimeout, rank, stage, epoch, expected, seen);
