@@ -239,7 +239,7 @@ DeviceTuning device_tuning(int nranks, uint64_t landing_bytes) {
   // Three poison slots, small blocks of every rank twice, and tiles.
   const uint64_t slot = landing_bytes > kLeastLanding ? landing_bytes / 4 : landing_bytes * 3 / 16;
   tuning.slot_bytes = std::min(slot / kGrain * kGrain, 4 * kMiB);
-  tuning.inline_bytes = landing_bytes / 11 / 2 / ranks / 4096 * 4096;
+  tuning.inline_bytes = landing_bytes / 10 / 2 / ranks / 4096 * 4096;
   tuning.tiles_bytes = landing_bytes - 3 * tuning.slot_bytes - 2 * ranks * tuning.inline_bytes;
   tuning.one_shot_max = nranks <= 2 ? kMiB : nranks <= 4 ? 256 * kKiB : 64 * kKiB;
   tuning.two_shot_max = 2 * kMiB;
