@@ -93,16 +93,47 @@ Status Group::run_inits(const std::vector<std::function<Status()>>& inits) {
   return failed != results.end() ? *failed : Status();
 }
 
-Status Group::start_item(Item& item) {
+Status Group::start_item(Item& item, std::shared_ptr<comm::Work>* work) {
   const auto start = [&](auto& call) -> Status {
     using T = std::decay_t<decltype(call)>;
     if constexpr (std::is_same_v<T, comm::TransferCall>) {
-      return item.communicator->transfer(call, &item.work);
+      return item.communicator->transfer(call, work);
     } else {
-      return item.communicator->run(call, &item.work);
+      return item.communicator->run(call, work);
     }
   };
   return std::visit(start, item.call);
+}
+
+bool Group::moves_on_device(const Item& item) {
+  const auto* const call = std::get_if<comm::TransferCall>(&item.call);
+  return call != nullptr && item.communicator->on_device(*call);
+}
+
+// Of each communicator all in one: one behind the other on a stream they would wait for each other.
+Status Group::transfer_on_device(std::vector<Item*> items) {
+  Status first;
+  while (!items.empty()) {
+    comm::Communicator* const communicator = items.front()->communicator;
+    std::vector<comm::TransferCall> calls;
+    std::vector<std::shared_ptr<comm::Work>*> works;
+    std::vector<Item*> later;
+    for (Item* const item : items) {
+      if (item->communicator != communicator) {
+        later.push_back(item);
+        continue;
+      }
+      calls.push_back(std::get<comm::TransferCall>(item->call));
+      if (item->work != nullptr) works.push_back(&item->work);
+    }
+    Status status = communicator->transfer_on_device(calls, works);
+    if (!status.ok()) {
+      for (std::shared_ptr<comm::Work>* const work : works) (*work)->complete(status);
+      if (first.ok()) first = std::move(status);
+    }
+    items = std::move(later);
+  }
+  return first;
 }
 
 Status Group::run_items(std::vector<Item>& items) {
@@ -127,18 +158,27 @@ Status Group::run_items(std::vector<Item>& items) {
     }
     return first;
   }
-  // The others run on the communicators' own threads, where none waits for another.
+  // On device memory all are enqueued, sends and receives last. The others run on the
+  // communicators' own threads, where none waits for another.
   std::vector<std::shared_ptr<comm::Work>> blocking;
+  std::vector<Item*> messages;
   for (Item& item : items) {
+    if (moves_on_device(item)) {
+      messages.push_back(&item);
+      continue;
+    }
+    const auto* const collective = std::get_if<collectives::Collective>(&item.call);
+    const bool enqueues = collective != nullptr && item.communicator->on_device(*collective);
     const bool waits = item.work == nullptr;
-    Status status = start_item(item);
+    Status status = start_item(item, waits && enqueues ? nullptr : &item.work);
     if (status.ok()) {
-      if (waits) blocking.push_back(item.work);
+      if (waits && !enqueues) blocking.push_back(item.work);
       continue;
     }
     if (!waits) item.work->complete(status);
     keep(std::move(status));
   }
+  keep(transfer_on_device(std::move(messages)));
   for (const auto& work : blocking) keep(work->wait(Milliseconds(0)));
   return first;
 }

@@ -53,7 +53,9 @@ class Group {
   static void complete(const std::vector<Item>& items, const Status& status);
   static Status run_inits(const std::vector<std::function<Status()>>& inits);
   static Status run_items(std::vector<Item>& items);
-  static Status start_item(Item& item);
+  static Status start_item(Item& item, std::shared_ptr<comm::Work>* work);
+  static bool moves_on_device(const Item& item);
+  static Status transfer_on_device(std::vector<Item*> items);
 
   // Apart from the rest, and without a guard: every operation looks at it.
   ZBCCL_FAST_THREAD_LOCAL static thread_local int depth_;

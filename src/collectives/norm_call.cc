@@ -50,7 +50,8 @@ Status check_outputs(const NormCall& call) {
   const auto refuse = [](const char* what) {
     return error(Code::kInvalidArgument, "{}: {}", kName, what);
   };
-  if (to.residual_out == nullptr && to.out == nullptr && !codes) {
+  // Outputs of no rows may be null, as empty tensors are.
+  if (call.tokens > 0 && to.residual_out == nullptr && to.out == nullptr && !codes) {
     return refuse("no output is asked for; give residual_out, out or codes");
   }
   if (!codes && to.codes != nullptr) return refuse("codes are given, but code_form asks for none");
@@ -146,15 +147,18 @@ Status check_norm(const Collective& call) {
 
 void describe_norm(const NormCall& call, transport::Signature* signature) {
   const kernels::NormOutputs& to = call.outputs;
-  const auto flag = [](bool set, transport::NormFlag value) { return set ? unsigned{value} : 0U; };
-  signature->red_op =
-      static_cast<uint8_t>(static_cast<unsigned>(call.norm.form) |
-                           flag(call.residual != nullptr, transport::kNormResidual) |
-                           flag(to.residual_out != nullptr, transport::kNormResidualOut) |
-                           flag(to.out != nullptr, transport::kNormOut) |
-                           flag(to.scales != nullptr, transport::kNormScales) |
-                           flag(to.exponents != nullptr, transport::kNormExponents) |
-                           flag(call.norm.one_plus_weight, transport::kNormOnePlusWeight));
+  // Of no rows, where a pointer says nothing, none is shown.
+  const auto flag = [&](bool set, transport::NormFlag value) {
+    return set && call.tokens > 0 ? unsigned{value} : 0U;
+  };
+  signature->red_op = static_cast<uint8_t>(
+      static_cast<unsigned>(call.norm.form) |
+      flag(call.residual != nullptr, transport::kNormResidual) |
+      flag(to.residual_out != nullptr, transport::kNormResidualOut) |
+      flag(to.out != nullptr, transport::kNormOut) |
+      flag(to.scales != nullptr, transport::kNormScales) |
+      flag(to.exponents != nullptr, transport::kNormExponents) |
+      (call.norm.one_plus_weight ? unsigned{transport::kNormOnePlusWeight} : 0U));
   signature->root = static_cast<int32_t>(call.norm.hidden);
   signature->layout = mix(mix(uint64_t{std::bit_cast<uint32_t>(call.norm.epsilon)} << 32 |
                               std::bit_cast<uint32_t>(call.norm.scale)) ^

@@ -8,7 +8,6 @@
 #include "base/fork_guard.h"
 #include "base/log.h"
 #include "comm/graveyard.h"
-#include "memory/device_memory.h"
 #include "memory/pool.h"
 #include "observe/counters.h"
 
@@ -188,7 +187,7 @@ std::shared_ptr<transport::Transfer> Communicator::make_transfer(const TransferC
 
 Status Communicator::transfer(const TransferCall& call, std::shared_ptr<Work>* work) {
   ZBCCL_RETURN_IF_ERROR(check(call));
-  if (memory::device_of(call.data) >= 0) return transfer_on_device({&call, 1}, work);
+  if (on_device(call)) return transfer_on_device({&call, 1}, {&work, work == nullptr ? 0U : 1U});
   ZBCCL_RETURN_IF_ERROR(check_streamless(call.launch));
   const uint64_t bytes = call.count * type_size(call.type);
   auto item = make_transfer(call);
@@ -219,17 +218,18 @@ Status Communicator::transfer(const TransferCall& call, std::shared_ptr<Work>* w
 }
 
 Status Communicator::transfer_all(const std::vector<TransferCall>& calls) {
-  size_t on_device = 0;
+  size_t here = 0;
   for (const TransferCall& call : calls) {
     ZBCCL_RETURN_IF_ERROR(check(call));
-    on_device += memory::device_of(call.data) >= 0 ? 1 : 0;
+    here += on_device(call) ? 1 : 0;
   }
-  if (on_device == calls.size() && on_device > 0) return transfer_on_device(calls, nullptr);
-  if (on_device > 0) {
+  if (here == calls.size() && here > 0) return transfer_on_device(calls, {});
+  if (here > 0) {
     return error(Code::kInvalidUsage,
                  "a group's sends and receives are of host memory and of device memory; make a "
                  "group of each");
   }
+  for (const TransferCall& call : calls) ZBCCL_RETURN_IF_ERROR(check_streamless(call.launch));
   std::vector<std::shared_ptr<transport::Transfer>> items;
   items.reserve(calls.size());
   for (const TransferCall& call : calls) {

@@ -103,6 +103,15 @@ class Communicator {
   // Blocks; all sends and receives move at once. The first error.
   Status transfer_all(const std::vector<TransferCall>& calls);
 
+  // Whether a call is on memory of the GPU, by its buffers or, where this rank has none, by its
+  // stream. Such a call is enqueued, and waits for nothing on the host.
+  bool on_device(const collectives::Collective& call) const;
+  bool on_device(const TransferCall& call) const;
+  // Such calls, which move at once. Each of `works` is as in run(), and completes when all have
+  // moved.
+  Status transfer_on_device(std::span<const TransferCall> calls,
+                            std::span<std::shared_ptr<Work>* const> works);
+
   void abort();
   Status state() const;
   Stats stats() const;
@@ -121,11 +130,10 @@ class Communicator {
   Status post(std::function<Status()> execute_it, std::span<const void* const> memory,
               std::shared_ptr<Work>* work);
   bool queued() const { return collective_lane_ != nullptr && !collective_lane_->idle(); }
-  // Calls on device memory.
-  bool on_device(const collectives::Collective& call) const;
+  // Whether its stream says that the call is on device memory where no buffer tells.
+  bool names_device(const collectives::Launch& launch) const;
   Status run_on_device(const collectives::Collective& call, std::shared_ptr<Work>* work);
   Status run_on_device(const Task& task, std::shared_ptr<Work>* work);
-  Status transfer_on_device(std::span<const TransferCall> calls, std::shared_ptr<Work>* work);
   Status check_device() const;
   static Status check_streamless(const collectives::Launch& launch);
   Status complete_on_device(const collectives::Launch& launch, std::shared_ptr<Work>* work);

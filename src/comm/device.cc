@@ -9,17 +9,26 @@
 
 namespace zbccl::comm {
 
+bool Communicator::names_device(const collectives::Launch& launch) const {
+  return launch.stream != nullptr && engine_ != nullptr;
+}
+
 bool Communicator::on_device(const collectives::Collective& call) const {
-  if (call.operation == Operation::kBarrier) {
-    return call.launch.stream != nullptr && engine_ != nullptr;
-  }
   // Where one of them is null or not used on this rank, another tells.
   if (call.norm == nullptr) {
-    return memory::device_of(call.recv) >= 0 || memory::device_of(call.send) >= 0;
+    if (memory::device_of(call.recv) >= 0 || memory::device_of(call.send) >= 0) return true;
+  } else {
+    const auto buffers = collectives::buffers_of(call);
+    const auto there = [](const void* buffer) { return memory::device_of(buffer) >= 0; };
+    if (std::any_of(buffers.begin(), buffers.end(), there)) return true;
   }
-  const auto buffers = collectives::buffers_of(call);
-  return std::any_of(buffers.begin(), buffers.end(),
-                     [](const void* buffer) { return memory::device_of(buffer) >= 0; });
+  // A rank that brings and gets nothing has no buffer that tells, or a null one.
+  return names_device(call.launch) && collectives::send_bytes(call, rank(), size()) == 0 &&
+         collectives::recv_bytes(call, rank(), size()) == 0;
+}
+
+bool Communicator::on_device(const TransferCall& call) const {
+  return memory::device_of(call.data) >= 0 || (call.count == 0 && names_device(call.launch));
 }
 
 Status Communicator::check_streamless(const collectives::Launch& launch) {
@@ -27,7 +36,7 @@ Status Communicator::check_streamless(const collectives::Launch& launch) {
   return error(
       Code::kUnsupported,
       "a stream was given, which orders calls on device memory only: leave it NULL for host "
-      "memory, and for a barrier of a communicator without a device");
+      "memory, and for a communicator without a device");
 }
 
 Status Communicator::check_device() const {
@@ -63,9 +72,10 @@ Status Communicator::run_on_device(const Task& task, std::shared_ptr<Work>* work
 }
 
 Status Communicator::transfer_on_device(std::span<const TransferCall> calls,
-                                        std::shared_ptr<Work>* work) {
+                                        std::span<std::shared_ptr<Work>* const> works) {
   ZBCCL_RETURN_IF_ERROR(check_device());
   std::vector<collectives::DeviceTransfer> transfers;
+  transfers.reserve(calls.size());
   uint64_t bytes = 0;
   for (const TransferCall& call : calls) {
     if (call.launch.stream != calls[0].launch.stream) {
@@ -87,7 +97,10 @@ Status Communicator::transfer_on_device(std::span<const TransferCall> calls,
   }
   transfers_.fetch_add(calls.size(), std::memory_order_relaxed);
   transfer_bytes_.fetch_add(bytes, std::memory_order_relaxed);
-  return complete_on_device(calls[0].launch, work);
+  for (std::shared_ptr<Work>* const work : works) {
+    ZBCCL_RETURN_IF_ERROR(complete_on_device(calls[0].launch, work));
+  }
+  return {};
 }
 
 Status Communicator::complete_on_device(const collectives::Launch& launch,

@@ -402,13 +402,28 @@ TEST(RmsNorm, WhatIsWrongByItself) {
     refuses([](auto& a) { a.codes = const_cast<void*>(a.weight); }, {"weight", "overlap"});
     refuses(
         [](auto& a) {
-          a = {};
-          a.size = sizeof a;
-          a.hidden = 8;
-          a.type = zbcclBfloat16;
+          a.code_form = zbcclNormNoCodes;
+          a.residual_out = a.out = a.codes = nullptr;
+          a.scales = nullptr;
         },
         {"no output"});
     buffers.expect_untouched();
+    comm.destroy();
+  });
+}
+
+// Empty tensors may have no address, and another one on each rank.
+TEST(RmsNorm, NoRows) {
+  run_job({.ranks = 3}, [](Rank& rank) {
+    Communicator comm = connect(rank);
+    zbcclRmsNorm_t args = ZBCCL_RMS_NORM_INITIALIZER;
+    args.hidden = 256;
+    args.type = zbcclBfloat16;
+    check(zbcclAllReduceRmsNorm(&args, comm.get(), nullptr));
+    args.code_form = zbcclNormGroupScales;
+    std::byte here{};
+    if (rank.rank() == 1) args.codes = args.out = args.residual_out = &here;
+    check(zbcclAllReduceRmsNorm(&args, comm.get(), nullptr));
     comm.destroy();
   });
 }

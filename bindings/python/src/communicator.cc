@@ -102,6 +102,17 @@ void Communicator::place(const char* name, const Operand& operand, CallOptions& 
   if (operand.block != nullptr) operand.block->used_on(options.stream);
 }
 
+namespace {
+
+// PyTorch's empty tensors on a device have no address: a call with such ones is on the device by
+// its stream, and so the default stream, whose handle is null, goes by its other one.
+zbcclStream_t name_of(zbcclStream_t stream) {
+  constexpr uintptr_t kLegacy = 1;  // cudaStreamLegacy
+  return stream != nullptr ? stream : reinterpret_cast<zbcclStream_t>(kLegacy);
+}
+
+}  // namespace
+
 FlightPtr Communicator::run(const char* name, CallOptions options, std::vector<Operand> operands,
                             const std::function<zbcclResult_t(const zbcclCall_t*)>& call) {
   zbcclComm_t comm = get(name);
@@ -111,7 +122,7 @@ FlightPtr Communicator::run(const char* name, CallOptions options, std::vector<O
   how.timeout_ms = options.timeout_ms;
   how.tag = options.tag;
   if (options.device != kHost) {
-    how.stream = options.stream;
+    how.stream = name_of(options.stream);
     how.max_blocks = current_max_blocks();
   }
   Group* const group = Group::current();

@@ -167,16 +167,6 @@ void* import_counts(int device, nb::handle object, int64_t count, zbcclDataType_
   return operand.data;
 }
 
-// A rank without arrays says by a stream that it is on the device; the default one's name is null.
-zbcclCall_t place_call(const Handle& handle, const zbcclCall_t& how) {
-  zbcclCall_t placed = how;
-  constexpr uintptr_t kLegacy = 1;  // cudaStreamLegacy
-  if (handle.device() != kHost && placed.stream == nullptr) {
-    placed.stream = reinterpret_cast<zbcclStream_t>(kLegacy);
-  }
-  return placed;
-}
-
 nb::tuple route(const std::shared_ptr<Experts>& self, nb::handle topk_idx, int layout,
                 int alignment, int64_t capacity, nb::handle recv_counts, nb::handle recv_status,
                 nb::handle recv_ranges, int64_t timeout_ms, bool asynchronous) {
@@ -204,12 +194,11 @@ nb::tuple route(const std::shared_ptr<Experts>& self, nb::handle topk_idx, int l
   Operand keeps;  // the place that a running call writes the handle to
   keeps.holder = handle;
   operands.push_back(std::move(keeps));
-  FlightPtr flight = self->communicator("route").run(
-      "route", {timeout_ms, asynchronous}, std::move(operands),
-      [moe, &routing, &handle](const zbcclCall_t* how) {
-        const zbcclCall_t placed = place_call(*handle, *how);
-        return zbcclMoeRoute(moe, &routing, handle->place(), &placed);
-      });
+  FlightPtr flight =
+      self->communicator("route").run("route", {timeout_ms, asynchronous}, std::move(operands),
+                                      [moe, &routing, &handle](const zbcclCall_t* how) {
+                                        return zbcclMoeRoute(moe, &routing, handle->place(), how);
+                                      });
   return nb::make_tuple(flight == nullptr ? nb::none() : nb::cast(std::move(flight)),
                         nb::cast(std::move(handle)));
 }

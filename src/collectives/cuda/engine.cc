@@ -145,12 +145,13 @@ Status Engine::dispatch(const Collective& call, cudaStream_t stream) {
 // A communicator of one rank: the result is the input.
 Status Engine::copy_alone(const Collective& call, cudaStream_t stream) {
   algorithm_ = plan::DeviceAlgorithm::kNone;
+  const size_t bytes = collectives::payload_bytes(call, 0);
+  if (bytes == 0) return {};  // the buffers may be null
   const size_t from_at = call.send_blocks != nullptr ? collectives::send_block(call, 0).offset : 0;
   const size_t to_at = call.recv_blocks != nullptr ? collectives::recv_block(call, 0).offset : 0;
-  const size_t bytes = collectives::payload_bytes(call, 0);
   const void* const from = collectives::at(call.send, from_at);
   void* const to = collectives::at(call.recv, to_at);
-  if (bytes == 0 || from == to) return {};
+  if (from == to) return {};
   ZBCCL_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream),
                              "copying");
   return {};

@@ -44,6 +44,9 @@ Status Engine::reduce_norm(const Collective& call, cudaStream_t stream) {
   NormArgs args;
   args.spec = spec_of(norm);
   args.tokens = static_cast<int64_t>(norm.tokens);
+  const TeamView view = team_->view(call.timeout);
+  // Kernels load the weight before they look for rows, and of none it may be null.
+  if (norm.tokens == 0) args.spec.weight = view.control[team_->rank()];
   args.pull = plan.algorithm == DeviceAlgorithm::kPullPush;
 
   // Who is reached where it lies: an input that peers read, outputs that they write.
@@ -74,7 +77,6 @@ Status Engine::reduce_norm(const Collective& call, cudaStream_t stream) {
     args.call.expected[r] = static_cast<uint64_t>(entry.count_high) << 32 | entry.count_low;
   }
 
-  const TeamView view = team_->view(call.timeout);
   const LaunchShape shape = shape_of(plan, stream);
   const auto peers = static_cast<uint64_t>(nranks - 1);
   if (shares) {
