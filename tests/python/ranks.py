@@ -7,12 +7,67 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import zbccl
 
 LIMIT = 120.0  # seconds; far above what any test needs, so that a hang fails and does not block
+GRACE = 5.0  # what the other ranks get after the first failure, to say what they saw
+# What takes seconds to import. A server that has done so, and nothing else, forks the ranks.
+PRELOADED = ["torch", "torch.distributed", "zbccl.torch", "torch.distributed.tensor.parallel"]
+PRELOADED += ["torch.distributed.fsdp", "torch._dynamo", "torch._functorch.aot_autograd"]
+
+
+def forking_server() -> Any:
+    """The context of that server."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def collect(processes: Sequence[Any], answers: Any, silent: Sequence[int] = ()) -> dict[int, Any]:
+    """Starts the ranks' processes, and gives what they answer with (rank, good, value), by rank.
+
+    The first failure, or a rank that ends without an answer, ends the others too. No process is
+    left. Ranks in `silent` are not waited for.
+    """
+    for process in processes:
+        process.start()
+    results: dict[int, Any] = {}
+    failures: dict[int, str] = {}
+    gone: set[int] = set()
+    missing = set(range(len(processes))) - set(silent)
+    end = time.monotonic() + LIMIT
+    try:
+        while missing and time.monotonic() < end:
+            try:
+                rank, good, value = answers.get(timeout=0.2)
+            except queue.Empty:
+                # What it has put may be on its way still, but no longer than until the next look.
+                for rank in missing & gone:
+                    failures[rank] = f"ended without an answer: {processes[rank].exitcode}"
+                    end = min(end, time.monotonic() + GRACE)
+                missing -= failures.keys()
+                gone = {rank for rank in missing if processes[rank].exitcode is not None}
+                continue
+            missing.discard(rank)
+            if good:
+                results[rank] = value
+            else:
+                failures[rank] = value
+                end = min(end, time.monotonic() + GRACE)
+    finally:
+        for process in processes:
+            process.join(10.0 if not missing and not failures else 1.0)
+            if process.is_alive():
+                process.kill()
+                process.join()
+    for rank in sorted(missing):
+        limit = f"within {GRACE if failures else LIMIT} s"
+        failures.setdefault(rank, f"did not answer {limit}{' of that' if failures else ''}")
+    assert not failures, "\n".join(f"rank {rank}: {why}" for rank, why in failures.items())
+    return results
 
 
 def run_threads(size: int, body: Callable[[zbccl.Communicator], Any], **options: Any) -> list[Any]:
@@ -82,7 +137,7 @@ def run_processes(
     Ranks in `silent` are not waited for: they are expected to die. With `cuda` each rank has the
     CUDA device of its number.
     """
-    context = multiprocessing.get_context("spawn")
+    context = forking_server() if cuda else multiprocessing.get_context("spawn")
     answers = context.Queue()
     unique_id = zbccl.get_unique_id()
     processes = [
@@ -93,26 +148,4 @@ def run_processes(
         )
         for rank in range(size)
     ]
-    for process in processes:
-        process.start()
-    results = {}
-    failures = []
-    end = time.monotonic() + LIMIT
-    try:
-        for _ in range(size - len(silent)):
-            try:
-                rank, good, value = answers.get(timeout=max(0.1, end - time.monotonic()))
-            except queue.Empty:
-                raise AssertionError(f"only ranks {sorted(results)} answered") from None
-            if good:
-                results[rank] = value
-            else:
-                failures.append(f"rank {rank}:\n{value}")
-    finally:
-        for process in processes:
-            process.join(1.0 if len(results) + len(silent) < size else 10.0)
-            if process.is_alive():
-                process.kill()
-                process.join()
-    assert not failures, "\n".join(failures)
-    return results
+    return collect(processes, answers, silent)

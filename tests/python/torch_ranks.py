@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import queue
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,12 +12,10 @@ from typing import Any
 
 import pytest
 import zbccl
-from ranks import LIMIT, run_threads
+from ranks import LIMIT, collect, forking_server, run_threads
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 dist = torch.distributed
-PRELOADED = ["torch", "torch.distributed", "zbccl.torch", "torch.distributed.tensor.parallel"]
-PRELOADED += ["torch.distributed.fsdp", "torch._dynamo", "torch._functorch.aot_autograd"]
 if not dist.is_available():
     pytest.skip("PyTorch was built without torch.distributed", allow_module_level=True)
 
@@ -79,13 +75,8 @@ def run_group_processes(
     Ranks in `silent` are not waited for: they are expected to die. With `cuda` each rank has the
     CUDA device of its number.
     """
-    # A server that has imported PyTorch, and nothing else, forks the ranks: that takes seconds.
-    context = multiprocessing.get_context("spawn" if cuda else "forkserver")
-    if not cuda:
-        context.set_forkserver_preload(PRELOADED)
+    context = forking_server()
     answers = context.Queue()
-    results: dict[int, Any] = {}
-    failures = []
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store")
         processes = [
@@ -96,24 +87,4 @@ def run_group_processes(
             )
             for rank in range(size)
         ]
-        for process in processes:
-            process.start()
-        end = time.monotonic() + LIMIT
-        try:
-            for _ in range(size - len(silent)):
-                try:
-                    rank, good, value = answers.get(timeout=max(0.1, end - time.monotonic()))
-                except queue.Empty:
-                    raise AssertionError(f"only ranks {sorted(results)} answered") from None
-                if good:
-                    results[rank] = value
-                else:
-                    failures.append(f"rank {rank}:\n{value}")
-        finally:
-            for process in processes:
-                process.join(1.0 if len(results) + len(silent) < size else 10.0)
-                if process.is_alive():
-                    process.kill()
-                    process.join()
-    assert not failures, "\n".join(failures)
-    return results
+        return collect(processes, answers, silent)

@@ -216,17 +216,86 @@ def memory(rank: int) -> None:
     dist.barrier()
 
 
-def everything(rank: int) -> None:
-    for part in (every_collective, order_of_streams, graphs, messages, memory):
+def nothing(rank: int) -> None:
+    """Empty tensors, which have no address, on all ranks and on some."""
+    size = dist.get_world_size()
+    for later in (False, True):
+        for turn in range(2):
+            # Something of every rank is in flight before and after.
+            around = torch.full((5000,), float(rank), device="cuda")
+            works = [dist.all_reduce(around, async_op=later)]
+            empty = torch.empty(0, device="cuda")
+            assert empty.data_ptr() == 0
+            works.append(dist.all_reduce(empty, async_op=later))
+            works.append(dist.broadcast(empty, src=0, async_op=later))
+            works.append(dist.all_gather_into_tensor(empty, empty, async_op=later))
+            works.append(dist.reduce_scatter_tensor(empty, empty, async_op=later))
+            works.append(dist.all_to_all_single(empty, empty, async_op=later))
+            # One rank has nothing to send and gets nothing.
+            idle = turn % size
+            sizes = [
+                [0 if idle in (r, p) else 100 + 10 * r + p for p in range(size)]
+                for r in range(size)
+            ]
+            x = values(rank, (sum(sizes[rank]),), torch.float32, turn)
+            gets = [sizes[r][rank] for r in range(size)]
+            out = poison((sum(gets),), torch.float32)
+            works.append(dist.all_to_all_single(out, x, gets, sizes[rank], async_op=later))
+            counts = [0 if r == idle else 1000 + r for r in range(size)]
+            parts = [values(r, (counts[r],), torch.float32, 10 + turn) for r in range(size)]
+            outs = [poison((count,), torch.float32) for count in counts]
+            works.append(dist.all_gather(outs, parts[rank], async_op=later))
+            ops = [dist.P2POp(dist.isend, empty, (rank + 1) % size)]
+            ops += [dist.P2POp(dist.irecv, torch.empty(0, device="cuda"), (rank - 1) % size)]
+            works += dist.batch_isend_irecv(ops)
+            # Host memory without an address is on the host.
+            host = torch.empty(0)
+            works.append(dist.all_reduce(host, async_op=later))
+            for work in works:
+                if work is not None:
+                    work.wait()
+            assert (around == sum(range(size))).all()
+            theirs = [
+                values(r, (sum(sizes[r]),), torch.float32, turn).split(sizes[r])[rank]
+                for r in range(size)
+            ]
+            assert torch.equal(out, torch.cat(theirs))
+            assert all(torch.equal(a, b) for a, b in zip(outs, parts, strict=True))
+
+
+def in_turn(rank: int, parts: Any) -> None:
+    for part in parts:
         try:
             part(rank)
         except BaseException as error:
             raise AssertionError(f"in {part.__name__}") from error
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_everything(size: int) -> None:
-    run_group_processes(size, everything, cuda=True)
+def everything(rank: int) -> None:
+    parts = [nothing, every_collective, order_of_streams, graphs, messages, memory]
+    if dist.get_world_size() == 2:
+        parts += [premultiplied, training, compiled, aborted]
+    in_turn(rank, parts)
+
+
+def premultiplied(rank: int) -> None:
+    """Sums of inputs times a factor: a number, or a tensor on either side."""
+    size = dist.get_world_size()
+    make = torch.distributed._make_nccl_premul_sum
+    for count in (0, 1, 5000):
+        for factor in (0.5, torch.tensor([0.25], device="cuda"), torch.tensor([2.0])):
+            for dtype in (torch.float32, torch.bfloat16):
+                number = float(factor)
+                parts = [values(r, (count,), dtype, count) for r in range(size)]
+                total = sum((part * number).to(dtype).float() for part in parts).to(dtype)
+                x = parts[rank].clone()
+                dist.all_reduce(x, op=make(factor))
+                assert torch.equal(x, total)
+                wide = [values(r, (size * count,), dtype, count + 1) for r in range(size)]
+                piece = poison((count,), dtype)
+                dist.reduce_scatter_tensor(piece, wide[rank].clone(), op=make(factor))
+                total = sum((part * number).to(dtype).float() for part in wide).to(dtype)
+                assert torch.equal(piece, total[rank * count : (rank + 1) * count])
 
 
 def training(rank: int) -> None:
@@ -251,10 +320,6 @@ def training(rank: int) -> None:
         assert ours == pytest.approx(theirs, rel=1e-5), name
 
 
-def test_training() -> None:
-    run_group_processes(2, training, cuda=True)
-
-
 def compiled(rank: int) -> None:
     import torch.distributed._functional_collectives as functional
 
@@ -268,10 +333,6 @@ def compiled(rank: int) -> None:
         x = torch.full((3000,), float(rank + turn), device="cuda")
         total = float(sum(r + turn for r in range(dist.get_world_size())))
         assert (run(x) == 3 * total).all()
-
-
-def test_compiled() -> None:
-    run_group_processes(2, compiled, cuda=True)
 
 
 def late_devices(rank: int) -> None:
@@ -311,5 +372,6 @@ def aborted(rank: int) -> None:
     dist.barrier()
 
 
-def test_a_missing_rank() -> None:
-    run_group_processes(2, aborted, cuda=True)
+@pytest.mark.parametrize("size", SIZES)
+def test_everything(size: int) -> None:
+    run_group_processes(size, everything, cuda=True)

@@ -61,10 +61,14 @@ class Operator:
 _NAMED = {name: Operator(name) for name in ("sum", "avg", "prod", "min", "max")}
 
 
-def _factor(op: Any) -> Any:
-    if hasattr(op, "factor"):
-        return op.factor
-    return op.__getstate__()[1]
+def _factor(op: Any, call: str) -> Any:
+    factor = op.factor if hasattr(op, "factor") else op.__getstate__()[1]
+    if isinstance(factor, torch.Tensor) and factor.numel() != 1:
+        raise InvalidArgumentError(
+            f"{call}: the factor of PREMUL_SUM has {factor.numel()} elements; give a number or a "
+            "tensor of one"
+        )
+    return factor
 
 
 def operator_of(op: Any, dtype: torch.dtype, call: str) -> Operator:
@@ -82,9 +86,9 @@ def operator_of(op: Any, dtype: torch.dtype, call: str) -> Operator:
         if name in ("sum", "avg"):
             return _NAMED[name]
         if kind == _PREMUL_SUM:
-            return Operator("sum", factor=_factor(op))
+            return Operator("sum", factor=_factor(op, call))
     elif kind == _PREMUL_SUM and dtype.is_floating_point and dtype in NATIVE:
-        return Operator("sum", factor=_factor(op))
+        return Operator("sum", factor=_factor(op, call))
     elif kind in _BITS and not dtype.is_floating_point and dtype in NATIVE:
         return Operator("", bits=_BITS[kind])
     raise InvalidArgumentError(

@@ -234,9 +234,15 @@ def in_turn(replies: Any) -> tuple[Flights, Finish]:
 
 def _scaled(x: torch.Tensor, operator: Operator) -> torch.Tensor:
     """`x` times the operator's factor: itself where there is none."""
-    if operator.factor is None:
+    factor = operator.factor
+    if factor is None:
         return x
-    return torch.mul(x, operator.factor).to(x.dtype)
+    if isinstance(factor, torch.Tensor):
+        factor = factor.detach().reshape(())
+        # One in host memory goes along with a kernel.
+        if factor.is_cuda and factor.device != x.device:
+            factor = factor.to(x.device)
+    return torch.mul(x, factor).to(x.dtype)
 
 
 def _all_reduce(
