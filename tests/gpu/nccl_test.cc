@@ -289,13 +289,12 @@ TEST_F(Nccl, DefaultStream) {
   });
 }
 
-// All GPUs' streams captured by the one thread, each in a graph of its own.
+// All GPUs' streams captured by the one thread, each in a graph of its own, in every mode.
 TEST_F(Nccl, Graphs) {
   drive([](std::vector<Gpu>& gpus) {
     constexpr size_t kCount = 30'000;
     constexpr int kReplays = 50;
     std::vector<Numbers> values;
-    std::vector<cudaGraphExec_t> graphs(gpus.size());
     for (const Gpu& gpu : gpus) values.emplace_back(gpu, kCount);
     const auto call_all = [&] {
       check(ncclGroupStart());
@@ -308,29 +307,37 @@ TEST_F(Nccl, Graphs) {
     for (const Numbers& it : values) it.put(std::vector<int32_t>(kCount, 0));
     call_all();
     for (const Gpu& gpu : gpus) gpu.stream->wait();
-    for (const Gpu& gpu : gpus) {
-      gpu.use();
-      check_cuda(cudaStreamBeginCapture(gpu.stream->get(), cudaStreamCaptureModeGlobal), "capture");
-    }
-    call_all();
-    for (size_t g = 0; g < gpus.size(); ++g) {
-      gpus[g].use();
-      cudaGraph_t graph = nullptr;
-      check_cuda(cudaStreamEndCapture(gpus[g].stream->get(), &graph), "end of capture");
-      check_cuda(cudaGraphInstantiate(&graphs[g], graph, 0), "instantiate");
-      check_cuda(cudaGraphDestroy(graph), "cudaGraphDestroy");
-    }
-    for (int i = 1; i <= kReplays; ++i) {
+    for (const auto mode : {cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal,
+                            cudaStreamCaptureModeRelaxed}) {
+      for (const Gpu& gpu : gpus) {
+        gpu.use();
+        check_cuda(cudaStreamBeginCapture(gpu.stream->get(), mode), "capture");
+      }
+      call_all();
+      // While one is still being captured no other may be instantiated.
+      std::vector<cudaGraph_t> graphs(gpus.size());
       for (size_t g = 0; g < gpus.size(); ++g) {
         gpus[g].use();
-        const int mine = i + static_cast<int>(g);
-        values[g].put(std::vector<int32_t>(kCount, mine));
-        check_cuda(cudaGraphLaunch(graphs[g], gpus[g].stream->get()), "launch");
+        check_cuda(cudaStreamEndCapture(gpus[g].stream->get(), &graphs[g]), "end of capture");
       }
-      const int most = i + static_cast<int>(gpus.size()) - 1;
-      for (const Numbers& it : values) EXPECT_EQ(std::vector<int32_t>(kCount, most), it.get());
+      std::vector<cudaGraphExec_t> executables(gpus.size());
+      for (size_t g = 0; g < gpus.size(); ++g) {
+        gpus[g].use();
+        check_cuda(cudaGraphInstantiate(&executables[g], graphs[g], 0), "instantiate");
+        check_cuda(cudaGraphDestroy(graphs[g]), "cudaGraphDestroy");
+      }
+      for (int i = 1; i <= kReplays; ++i) {
+        for (size_t g = 0; g < gpus.size(); ++g) {
+          gpus[g].use();
+          const int mine = i + static_cast<int>(g);
+          values[g].put(std::vector<int32_t>(kCount, mine));
+          check_cuda(cudaGraphLaunch(executables[g], gpus[g].stream->get()), "launch");
+        }
+        const int most = i + static_cast<int>(gpus.size()) - 1;
+        for (const Numbers& it : values) EXPECT_EQ(std::vector<int32_t>(kCount, most), it.get());
+      }
+      for (cudaGraphExec_t graph : executables) check_cuda(cudaGraphExecDestroy(graph), "destroy");
     }
-    for (cudaGraphExec_t graph : graphs) check_cuda(cudaGraphExecDestroy(graph), "destroy");
   });
 }
 
