@@ -250,7 +250,8 @@ void DevicePool::unmap_chunk(uint64_t offset, const Chunk& chunk) const {
   const CUresult unmapped = driver_->mem_unmap(base_ + offset, chunk.size);
   const CUresult released = driver_->mem_release(chunk.handle);
   if (unmapped == CUDA_SUCCESS && released == CUDA_SUCCESS) return;
-  if (unmapped == CUDA_ERROR_DEINITIALIZED) return;  // the process is ending
+  // The process is ending, possibly between the two.
+  if (unmapped == CUDA_ERROR_DEINITIALIZED || released == CUDA_ERROR_DEINITIALIZED) return;
   log::warn(log::Subsys::kMem, "{}",
             cuda_error(unmapped != CUDA_SUCCESS ? unmapped : released,
                        format("cannot give {} bytes of GPU {} back", chunk.size, device_))
