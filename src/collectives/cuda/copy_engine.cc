@@ -48,14 +48,10 @@ Status Engine::copy(const Collective& call, const PushArgs& args, cudaStream_t s
       meeting_(&args.call, all.data(), sizeof args.call,
                call.timeout.count() > 0 ? call.timeout : team_->host().timeout()));
   ZBCCL_RETURN_IF_ERROR(compare(all, team_->host().name()));
-  if (copy_streams_ == nullptr) {
-    ZBCCL_ASSIGN_OR_RETURN(const Driver* const d, driver());
-    const RelaxedCapture relaxed(*d);
-    ZBCCL_ASSIGN_OR_RETURN(copy_streams_, CopyStreams::open());
-  }
 
   const TeamView view = team_->view(call.timeout);
   ZBCCL_RETURN_IF_CUDA_ERROR(launch_meet(view, args.call, stream), "meeting before copies");
+  ZBCCL_RETURN_IF_ERROR(go_in_step(call.timeout));
   ZBCCL_RETURN_IF_ERROR(copy_streams_->begin(stream));
   for (int i = 1; i <= nranks; ++i) {
     const int k = (me + i) % nranks;  // no two ranks begin with the same one
@@ -70,8 +66,20 @@ Status Engine::copy(const Collective& call, const PushArgs& args, cudaStream_t s
     if (to != from) ZBCCL_RETURN_IF_ERROR(copy_streams_->copy(to, from, args.bytes[k]));
   }
   ZBCCL_RETURN_IF_ERROR(copy_streams_->end());
+  ZBCCL_RETURN_IF_ERROR(go_in_step(call.timeout));
   ZBCCL_RETURN_IF_CUDA_ERROR(launch_meet(view, args.call, stream), "meeting after copies");
-  return {};
+  return go_in_step(call.timeout);
+}
+
+// On a GPU that ranks share, what one of them enqueues may wait for all that runs there (the first
+// copy of its kind) or stand in one of the GPU's queues behind what waits itself, so no rank
+// enqueues anything behind a kernel that waits for what another one has not enqueued yet.
+Status Engine::go_in_step(Milliseconds timeout) {
+  if (team_->sharing() == 1) return {};
+  const char here = 0;
+  std::vector<char> all(static_cast<size_t>(team_->size()));
+  return meeting_(&here, all.data(), sizeof here,
+                  timeout.count() > 0 ? timeout : team_->host().timeout());
 }
 
 }  // namespace zbccl::cuda

@@ -44,6 +44,18 @@ Status tune(const plan::TuningTable& table, int device, int nranks, plan::Device
   return {};
 }
 
+// Kernels of ranks that share a GPU wait for each other, so all of them must be on it at once, each
+// block on a multiprocessor of its own as the largest ones need it, and the kernels behind them
+// that begin early, too.
+Status find_share(const DeviceTeam& team, int32_t* blocks) {
+  if (team.sharing() == 1) return {};
+  cudaDeviceProp properties = {};
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, team.device()),
+                             "asking for a GPU's multiprocessors");
+  *blocks = std::max(1, properties.multiProcessorCount / (2 * team.sharing()));
+  return {};
+}
+
 // Of the sizes that all ranks have to know, in place of a root.
 uint32_t sizes_hash(const collectives::Blocks& blocks) {
   uint64_t hash = 0;
@@ -70,8 +82,10 @@ Result<std::unique_ptr<Engine>> Engine::create(transport::Team& team,
   struct Settings {
     plan::DeviceTuning tuning;
     int32_t max_blocks = 0;
+    int32_t share = 0;
   };
   Settings mine = {engine->tuning_, options.max_blocks};
+  ZBCCL_RETURN_IF_ERROR(find_share(*engine->team_, &mine.share));
   ZBCCL_RETURN_IF_ERROR(tune(options.tuning, options.device, team.size(), &mine.tuning));
   const std::string changes = env::get_string("ZBCCL_DEVICE_TUNING");
   if (!plan::override_tuning(changes, &mine.tuning)) {
@@ -84,6 +98,15 @@ Result<std::unique_ptr<Engine>> Engine::create(transport::Team& team,
   ZBCCL_RETURN_IF_ERROR(exchange(&mine, all.data(), sizeof mine));
   engine->tuning_ = all[0].tuning;
   engine->max_blocks_ = all[0].max_blocks;
+  const auto least = [](const Settings& a, const Settings& b) { return a.share < b.share; };
+  engine->share_ = std::min_element(all.begin(), all.end(), least)->share;
+  if (engine->tuning_.copy_engine_min != plan::kNever ||
+      engine->tuning_.forced == plan::DeviceAlgorithm::kCopyEngine) {
+    // Now, while no kernel of a peer waits for this rank.
+    const DeviceGuard guard(options.device);
+    ZBCCL_RETURN_IF_ERROR(guard.status());
+    ZBCCL_ASSIGN_OR_RETURN(engine->copy_streams_, CopyStreams::open());
+  }
   engine->team_->set_nap(static_cast<uint32_t>(engine->tuning_.nap_ns));
   return engine;
 }
@@ -168,7 +191,7 @@ plan::DevicePlan Engine::plan_for(const Collective& call, uint64_t bytes, uint64
   what.rows = call.norm != nullptr ? call.norm->tokens : 0;
   what.in_place = collectives::swaps_in_place(call);
   what.nranks = team_->size();
-  what.max_blocks = call.launch.max_blocks > 0 ? call.launch.max_blocks : max_blocks_;
+  what.max_blocks = block_limit(call.launch);
   const plan::DevicePlan plan = plan::choose(what, tuning_);
   algorithm_ = plan.algorithm;
   return plan;

@@ -68,7 +68,8 @@ class Engine final : public collectives::DeviceEngine {
   Status close_output(const Operand& operand, void* data, size_t bytes, cudaStream_t stream);
   // Thread blocks that a call may have; 0: as many as it likes.
   int block_limit(const collectives::Launch& launch) const {
-    return launch.max_blocks > 0 ? launch.max_blocks : max_blocks_;
+    const int asked = launch.max_blocks > 0 ? launch.max_blocks : max_blocks_;
+    return share_ > 0 && (asked == 0 || asked > share_) ? share_ : asked;
   }
 
  private:
@@ -95,6 +96,7 @@ class Engine final : public collectives::DeviceEngine {
   Status swap(const Collective& call, const plan::DevicePlan& plan, cudaStream_t stream);
   // copy_engine.cc: what `args` pushes
   Status copy(const Collective& call, const PushArgs& args, cudaStream_t stream);
+  Status go_in_step(Milliseconds timeout);
   Status reduce_norm(const Collective& call, cudaStream_t stream);  // fused.cc
   Status reduce_quantized(const Collective& call, cudaStream_t stream);
   Status transfer_with_self(std::span<const collectives::DeviceTransfer> transfers,
@@ -103,9 +105,10 @@ class Engine final : public collectives::DeviceEngine {
 
   std::unique_ptr<DeviceTeam> team_;
   collectives::Meeting meeting_;
-  std::unique_ptr<CopyStreams> copy_streams_;  // once they are needed
+  std::unique_ptr<CopyStreams> copy_streams_;  // where the tuning asks for copy engines
   plan::DeviceTuning tuning_;
   int max_blocks_ = 0;
+  int share_ = 0;  // blocks of this rank that fit on a GPU beside those of the others there; 0: all
   cudaStream_t stream_now_ = nullptr;  // of the call that is being enqueued
   plan::DeviceAlgorithm algorithm_ = plan::DeviceAlgorithm::kNone;
   // Registered memory for buffers that peers cannot reach; one for each such buffer of a call.

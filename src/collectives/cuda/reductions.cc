@@ -140,7 +140,7 @@ Status Engine::spread_slices(const Collective& call, const ReduceArgs& reduced, 
   what.type = call.type;
   what.bytes = *std::max_element(reduced.bytes, reduced.bytes + nranks);
   what.nranks = nranks;
-  what.max_blocks = call.launch.max_blocks > 0 ? call.launch.max_blocks : max_blocks_;
+  what.max_blocks = block_limit(call.launch);
   plan::DeviceTuning tuning = tuning_;
   tuning.inline_max = 0;
   tuning.copy_engine_min = plan::kNever;

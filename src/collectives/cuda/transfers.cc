@@ -105,7 +105,7 @@ Status Engine::transfer(std::span<const DeviceTransfer> transfers, const collect
 // Gives the blocks that the receives leave to the sends.
 LaunchShape Engine::spread(TransferArgs& args, const collectives::Launch& how,
                            cudaStream_t stream) const {
-  const int asked = how.max_blocks > 0 ? how.max_blocks : max_blocks_;
+  const int asked = block_limit(how);
   const int limit = asked > 0 ? std::min(asked, 64) : 64;
   int sends = 0;
   for (int i = 0; i < args.count; ++i) sends += args.transfers[i].is_send;

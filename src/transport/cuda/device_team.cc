@@ -138,6 +138,10 @@ Status DeviceTeam::finish(std::span<const Introduction> peers) {
     view_.control[r] = reinterpret_cast<Control*>(base + peers[i].arena.offset);
     view_.segments[r] = remotes_[i]->table();
     view_.fresh_segments[r] = remotes_[i]->host_table();
+    const auto there = std::count_if(peers.begin(), peers.end(), [&](const Introduction& it) {
+      return it.device == peers[i].device;
+    });
+    sharing_ = std::max(sharing_, static_cast<int>(there));
   }
   team_.on_failure([this] { abort(); });
   return {};

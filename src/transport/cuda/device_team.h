@@ -52,6 +52,8 @@ class DeviceTeam {
   transport::Team& host() { return team_; }
   DevicePool& pool() { return *pool_; }
   uint64_t landing_bytes() const { return landing_bytes_; }
+  // The most ranks that are on one GPU; the same on every rank.
+  int sharing() const { return sharing_; }
   // For a call with this deadline for each of its waits (zero: the team's).
   TeamView view(Milliseconds timeout) const;
   // What kernels sleep between looks once a wait has become long; 0: they do not.
@@ -107,6 +109,7 @@ class DeviceTeam {
   DevicePool* pool_ = nullptr;
   TeamView view_;
   uint64_t landing_bytes_ = 0;
+  int sharing_ = 1;
   void* arena_ = nullptr;
   std::vector<std::shared_ptr<void>> kept_;
   HostWords* words_ = nullptr;
