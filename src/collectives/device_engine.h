@@ -52,6 +52,9 @@ class DeviceEngine {
   // The failure that a call on `stream` has to return, if there is one. run() and transfer() begin
   // with it. That the ranks' calls did not agree is returned once, and what comes after it works.
   virtual Status take_failure(void* stream) = 0;
+  // At the end of the communicator's life, by the thread that makes its calls: returns once none of
+  // the communicator's threads waits for the GPU any more.
+  virtual void settle() {}
   // What gives its memory back, to be called once every peer has left.
   virtual std::function<void()> take_arena() = 0;
 };

@@ -25,6 +25,7 @@ Communicator::~Communicator() {
     new std::shared_ptr<memory::Exchange>(std::move(exchange_));
     return;
   }
+  if (engine_ != nullptr) engine_->settle();
   collective_lane_.reset();
   transfer_lane_.reset();
   exchange_->remove_observer(observer_);

@@ -6,6 +6,7 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
@@ -110,6 +111,47 @@ TEST_P(Staged, CallsDoNotWait) {
       work.wait();
       rank.settle();
     }
+  });
+}
+
+// More messages than a kernel carries, of any size and alignment.
+TEST_P(Staged, ManyMessagesInAGroup) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  run_denied(GetParam(), 3, [](GpuRank& rank, Communicator& comm) {
+    constexpr size_t kMessages = 75;
+    const auto bytes = [](size_t i) { return i * i * 97 + i; };
+    size_t total = 0;
+    for (size_t i = 0; i < kMessages; ++i) total += bytes(i);
+    const CudaMemory from(total, DeviceMemoryKind::kPool, rank.device());
+    const CudaMemory to(total, DeviceMemoryKind::kPool, rank.device());
+    const Pinned image(total);
+    const auto paint = [&](int sender) {
+      fill(image.data(), total, zbcclUint8, Fill::kRandom, static_cast<uint64_t>(sender) + 77);
+    };
+    const auto copy = [&](void* there, const void* here) {
+      check_cuda(cudaMemcpyAsync(there, here, total, cudaMemcpyDefault, rank.stream().get()),
+                 "cudaMemcpyAsync");
+    };
+    paint(rank.rank());
+    copy(from.data(), image.data());
+    rank.settle();
+    const zbcclCall_t how = rank.call();
+    const int ranks = rank.size();
+    Group group;
+    for (size_t i = 0, at = 0; i < kMessages; at += bytes(i++)) {
+      check(zbcclSend(from.data() + at, bytes(i), zbcclUint8, (rank.rank() + 1) % ranks, comm.get(),
+                      &how));
+      check(zbcclRecv(to.data() + at, bytes(i), zbcclUint8, (rank.rank() + ranks - 1) % ranks,
+                      comm.get(), &how));
+    }
+    group.finish();
+    copy(image.data(), to.data());
+    rank.stream().wait();
+    const std::vector<std::byte> got(image.data(), image.data() + total);
+    paint((rank.rank() + ranks - 1) % ranks);
+    EXPECT_EQ(0, std::memcmp(got.data(), image.data(), total));
+    EXPECT_EQ(zbcclSuccess, comm.async_error());
+    rank.settle();
   });
 }
 

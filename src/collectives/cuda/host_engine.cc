@@ -1,9 +1,9 @@
 #include "collectives/cuda/host_engine.h"
 
-#include <atomic>
+#include <chrono>
+#include <thread>
 #include <utility>
 
-#include "kernels/cuda/gate.h"
 #include "memory/cuda/driver.h"
 #include "memory/device_memory.h"
 #include "memory/pool.h"
@@ -51,25 +51,38 @@ Result<std::unique_ptr<HostEngine>> HostEngine::create(transport::Team& team,
 Status HostEngine::open() {
   const DeviceGuard guard(device_);
   ZBCCL_RETURN_IF_ERROR(guard.status());
-  ZBCCL_RETURN_IF_CUDA_ERROR(load_gate(), "loading the gate");
   ZBCCL_RETURN_IF_ERROR(order_.open());
-  ZBCCL_RETURN_IF_ERROR(bounce_.open());
-  void* word = nullptr;
-  ZBCCL_RETURN_IF_CUDA_ERROR(cudaHostAlloc(&word, sizeof *done_, cudaHostAllocPortable),
-                             "pinned memory for gates");
-  done_ = new (word) uint32_t(0);
-  return {};
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&sent_, cudaEventDisableTiming),
+                             "an event for calls");
+  return courier_.open();
 }
 
 HostEngine::~HostEngine() {
   const DeviceGuard guard(device_);
   order_.close();  // the gates are open by now
-  bounce_.close();
+  courier_.close();
+  if (sent_ != nullptr) (void)cudaEventDestroy(sent_);
   free_staging();
-  if (done_ != nullptr) (void)cudaFreeHost(done_);
+}
+
+void HostEngine::look_for_error() {
+  const auto d = driver();
+  if (!d.ok()) return;
+  const RelaxedCapture relaxed(**d);
+  const cudaError_t code = cudaEventQuery(sent_);
+  if (code != cudaSuccess && code != cudaErrorNotReady) broken_.store(code);
+}
+
+void HostEngine::settle() {
+  const DeviceGuard guard(device_);
+  while (finished_.load(std::memory_order_acquire) != posted_) {
+    look_for_error();
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
 }
 
 Status HostEngine::state() {
+  look_for_error();
   const std::lock_guard lock(mutex_);
   return failure_;
 }
@@ -125,16 +138,17 @@ Status HostEngine::post(const std::shared_ptr<Job>& job, cudaStream_t stream) {
                  team_.name(), why_);
   }
   ZBCCL_RETURN_IF_ERROR(order_.before(stream));
-  ZBCCL_ASSIGN_OR_RETURN(job->ready, record_event(stream));
-  job->number = ++posted_;
+  job->trip = courier_.plan(job->ranges.in, job->ranges.out);
   {
     const std::lock_guard lock(mutex_);
     job->era = era_;
   }
-  const cudaError_t launched = launch_gate(done_, job->number, stream);
-  // Without a gate the job's number must come all the same.
+  ++posted_;
+  job->sent = courier_.send(job->trip, stream);
+  // What was sent of it has to be met, whatever failed.
   path_.post([this, job] { work(*job); });
-  ZBCCL_RETURN_IF_CUDA_ERROR(launched, "holding a stream");
+  ZBCCL_RETURN_IF_ERROR(job->sent);
+  ZBCCL_RETURN_IF_CUDA_ERROR(cudaEventRecord(sent_, stream), "recording a call");
   ZBCCL_RETURN_IF_ERROR(order_.after(stream));
   observe::thread_traffic().staged_calls.add(1);
   return {};
@@ -148,8 +162,8 @@ void HostEngine::work(const Job& job) {
       leaving_out_ = leaving_out_ || job.collective;
     }
   }
-  // Release: the outputs are in the GPU's memory.
-  std::atomic_ref(*done_).store(job.number, std::memory_order_release);
+  courier_.end(job.trip);
+  finished_.fetch_add(1, std::memory_order_release);
 }
 
 bool HostEngine::is_left_out(const Job& job) {
@@ -157,12 +171,9 @@ bool HostEngine::is_left_out(const Job& job) {
   return leaving_out_ || job.era != era_;
 }
 
+// No call of CUDA here: see courier.h.
 Status HostEngine::carry_out(const Job& job) {
-  ZBCCL_ASSIGN_OR_RETURN(const Driver* const d, driver());
-  const DeviceGuard guard(device_);
-  ZBCCL_RETURN_IF_ERROR(guard.status());
-  const RelaxedCapture relaxed(*d);  // of other streams
-  ZBCCL_RETURN_IF_ERROR(await(job.ready));
+  if (!job.sent.ok()) return team_.give_up(job.sent);
   Mirror mirror;
   for (const DeviceRange& range : job.ranges.all) mirror.add(range.data, range.bytes);
   if (const size_t bytes = mirror.arrange(); bytes > 0) {
@@ -170,34 +181,27 @@ Status HostEngine::carry_out(const Job& job) {
     if (!memory.ok()) return team_.give_up(memory.status());
     mirror.place(*memory);
   }
-  // What goes wrong with a copy is this rank's failure, and the others do not wait for it.
-  Status copied = bounce_.to_host(pieces_of(job.ranges.in, mirror));
-  if (!copied.ok()) return team_.give_up(copied);
+  // For as long as the stream takes, as what is enqueued there itself.
+  const auto going = [this] { return check_going(); };
+  ZBCCL_RETURN_IF_ERROR(courier_.fetch(job.trip, mirror, going));
+  count(job.ranges.in);
   ZBCCL_RETURN_IF_ERROR(job.body(mirror));
-  copied = bounce_.to_device(pieces_of(job.ranges.out, mirror));
-  return copied.ok() ? copied : team_.give_up(copied);
+  count(job.ranges.out);
+  // The others are done with the call by now.
+  const auto alive = [this] { return broken_ == cudaSuccess ? Status() : check_going(); };
+  return courier_.deliver(job.trip, mirror, alive);
 }
 
-// For as long as the stream takes, as what is enqueued there itself.
-Status HostEngine::await(const SharedEvent& event) const {
-  const auto begin = Clock::now();
-  for (;;) {
-    const cudaError_t code = cudaEventQuery(event.get());
-    if (code == cudaSuccess) return {};
-    if (code != cudaErrorNotReady) return team_.give_up(cuda_error(code, "waiting for a stream"));
-    if (team_.failed()) return team_.failure_status();
-    transport::back_off(Clock::now() - begin);
+// What goes wrong on the GPU is this rank's failure, and the others do not wait for it.
+Status HostEngine::check_going() const {
+  if (const cudaError_t code = broken_; code != cudaSuccess) {
+    return team_.give_up(cuda_error(code, "waiting for a stream"));
   }
+  return team_.failed() ? team_.failure_status() : Status();
 }
 
-std::vector<Bounce::Piece> HostEngine::pieces_of(const std::vector<DeviceRange>& ranges,
-                                                 const Mirror& mirror) {
-  std::vector<Bounce::Piece> pieces;
-  for (const DeviceRange& range : ranges) {
-    pieces.push_back({const_cast<void*>(range.data), mirror.at(range.data), range.bytes});
-    team_.count_staged(range.bytes);
-  }
-  return pieces;
+void HostEngine::count(const std::vector<DeviceRange>& ranges) {
+  for (const DeviceRange& range : ranges) team_.count_staged(range.bytes);
 }
 
 Result<void*> HostEngine::staging(size_t bytes) {
