@@ -126,11 +126,15 @@ CudaEngine::CudaEngine(const Weights& weights, Parallel& parallel, int max_batch
   logits_parts_ = allocate_registered(parts_.size());
   // The padding of a short vocabulary part is gathered too; it is never read.
   check(cudaMemset(logits_parts_, 0, parts_.size() * sizeof(float)), "clearing memory of the GPU");
+  if (shard_.experts_split == Experts::kWhole && parallel.has_group()) {
+    whole_experts_.emplace(parallel, config_, shard_.hidden.size(), max_batch);
+  }
   check(cudaDeviceSynchronize(), "uploading the model");
 }
 
 CudaEngine::~CudaEngine() {
   (void)cudaStreamSynchronize(stream_);
+  whole_experts_.reset();
   for (cudaEvent_t event : events_) (void)cudaEventDestroy(event);
   for (void* memory : registered_) (void)zbcclMemFree(memory);
   for (void* memory : owned_) (void)cudaFree(memory);
@@ -199,7 +203,6 @@ std::span<const float> CudaEngine::forward(std::span<const Token> tokens, Want w
     cuda::add(partial_, residual_, elements, stream_);
     cuda::rms_norm(residual_, layer.expert_norm, eps, normed_, dim, count, stream_);
     experts(layer, count);
-    all_reduce(Collective::kExperts, count);
     cuda::add(partial_, residual_, elements, stream_);
   }
   length_ += count;
@@ -221,16 +224,50 @@ void CudaEngine::attention(const Layer& layer, int tokens) {
   cuda::matmul(layer.out, heads_out_, partial_, config_.dim, tokens, stream_);
 }
 
-// Leaves this rank's summand of the experts' output in partial_.
+// Leaves the experts' output in partial_. Every rank routes alike, because the normed stream has
+// the same bits everywhere.
 void CudaEngine::experts(const Layer& layer, int tokens) {
+  cuda::matmul(layer.router, normed_, router_logits_, config_.experts, tokens, stream_);
+  cuda::route(router_logits_, config_.experts, config_.experts_per_token, routes_, tokens, stream_);
+  whole_experts_ ? whole_experts(layer, tokens) : sliced_experts(layer, tokens);
+}
+
+// Every rank sums its slice of every expert.
+void CudaEngine::sliced_experts(const Layer& layer, int tokens) {
   const int used = config_.experts_per_token;
   const int width = shard_.hidden.size();
-  cuda::matmul(layer.router, normed_, router_logits_, config_.experts, tokens, stream_);
-  cuda::route(router_logits_, config_.experts, used, routes_, tokens, stream_);
   cuda::run_gates(layer.experts, routes_, used, width, config_.dim, normed_, hidden_, tokens,
                   stream_);
   cuda::run_downs(layer.experts, routes_, used, width, config_.dim, hidden_, partial_, tokens,
                   stream_);
+  all_reduce(Collective::kExperts, tokens);
+}
+
+// As Engine::whole_experts.
+void CudaEngine::whole_experts(const Layer& layer, int tokens) {
+  const auto dim = static_cast<size_t>(config_.dim);
+  std::vector<size_t> counts;
+  for (int rank = 0; rank < shard_.size; ++rank) {
+    counts.push_back(static_cast<size_t>(part(tokens, shard_.size, rank).size()) * dim);
+  }
+  const Range mine = part(tokens, shard_.size, shard_.rank);
+  const size_t first = static_cast<size_t>(mine.begin) * dim;
+  const size_t count = counts[static_cast<size_t>(shard_.rank)];
+  timed(Collective::kDispatch, count, [&](zbcclComm_t, const zbcclCall_t* how) {
+    const Route* const routes =
+        routes_ + static_cast<size_t>(mine.begin) * config_.experts_per_token;
+    whole_experts_->dispatch(normed_ + first, routes, mine.size(), how);
+    return zbcclSuccess;
+  });
+  whole_experts_->run(layer.experts, tokens, stream_);
+  timed(Collective::kCombine, count, [&](zbcclComm_t, const zbcclCall_t* how) {
+    whole_experts_->combine(partial_ + first, how);
+    return zbcclSuccess;
+  });
+  timed(Collective::kTokens, count, [&](zbcclComm_t comm, const zbcclCall_t* how) {
+    return zbcclAllGatherV(partial_ + first, partial_, counts.data(), nullptr, zbcclFloat32, comm,
+                           how);
+  });
 }
 
 // As Engine::project.

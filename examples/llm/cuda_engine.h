@@ -6,10 +6,12 @@
 #include <cuda_runtime.h>
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "cuda_expert_parallel.h"
 #include "cuda_ops.h"
 #include "model.h"
 #include "weights.h"
@@ -60,6 +62,8 @@ class CudaEngine : public Model {
   float* allocate_registered(size_t count);
   void attention(const Layer& layer, int tokens);
   void experts(const Layer& layer, int tokens);
+  void sliced_experts(const Layer& layer, int tokens);
+  void whole_experts(const Layer& layer, int tokens);
   void all_reduce(Collective which, int tokens);
   template <typename F>
   void timed(Collective which, size_t count, F&& call);
@@ -94,8 +98,9 @@ class CudaEngine : public Model {
   // What collectives work on.
   float* partial_ = nullptr;       // [max_batch, dim]
   float* logits_parts_ = nullptr;  // [ranks, max_batch, vocab_stride]
-  std::vector<float> parts_;       // the same on the host
-  std::vector<float> logits_;      // [max_batch, vocab]
+  std::optional<CudaExpertParallel> whole_experts_;
+  std::vector<float> parts_;   // the same on the host
+  std::vector<float> logits_;  // [max_batch, vocab]
 };
 
 }  // namespace llm

@@ -215,6 +215,42 @@ __global__ void downs_kernel(const DeviceExpert* experts, const Route* routes, i
   if (threadIdx.x % kWarp == 0) out[t * dim + r] = sum;
 }
 
+__global__ void split_routes_kernel(const Route* routes, int32_t* experts, float* weights,
+                                    int count) {
+  const int i = blockIdx.x * kThreads + threadIdx.x;
+  if (i >= count) return;
+  experts[i] = routes[i].expert;
+  weights[i] = routes[i].weight;
+}
+
+// A warp for each hidden unit of a row; blockIdx.z is the expert.
+__global__ void gates_of_rows_kernel(const DeviceExpert* experts, Arrived rows, int width, int dim,
+                                     const float* x, float* hidden) {
+  const int r = warp_of_grid();
+  const int row = blockIdx.y;
+  const int e = blockIdx.z;
+  if (r >= width || row >= rows.counts[e]) return;
+  const DeviceExpert& expert = experts[e];
+  const size_t at = static_cast<size_t>(e) * rows.capacity + row;
+  const size_t of_unit = static_cast<size_t>(r) * dim;
+  const float gate = dot(expert.gate.values + of_unit, x + at * dim, dim);
+  const float up = dot(expert.up.values + of_unit, x + at * dim, dim);
+  if (threadIdx.x % kWarp == 0) hidden[at * width + r] = gate / (1.0F + expf(-gate)) * up;
+}
+
+// A warp for each element of a row's result.
+__global__ void downs_of_rows_kernel(const DeviceExpert* experts, Arrived rows, int width, int dim,
+                                     const float* hidden, float* out) {
+  const int r = warp_of_grid();
+  const int row = blockIdx.y;
+  const int e = blockIdx.z;
+  if (r >= dim || row >= rows.counts[e]) return;
+  const size_t at = static_cast<size_t>(e) * rows.capacity + row;
+  const float sum =
+      dot(experts[e].down.values + static_cast<size_t>(r) * width, hidden + at * width, width);
+  if (threadIdx.x % kWarp == 0) out[at * dim + r] = sum;
+}
+
 unsigned blocks_of_warps(int warps) { return static_cast<unsigned>((warps + kWarps - 1) / kWarps); }
 unsigned count_of(int n) { return static_cast<unsigned>(n); }
 
@@ -270,6 +306,27 @@ void run_downs(const DeviceExpert* experts, const Route* routes, int used, int w
                const float* hidden, float* out, int tokens, cudaStream_t on) {
   const dim3 grid(blocks_of_warps(dim), count_of(tokens));
   downs_kernel<<<grid, kThreads, 0, on>>>(experts, routes, used, width, dim, hidden, out);
+}
+
+void split_routes(const Route* routes, int32_t* experts, float* weights, int count,
+                  cudaStream_t on) {
+  if (count == 0) return;
+  const auto blocks = count_of((count + kThreads - 1) / kThreads);
+  split_routes_kernel<<<blocks, kThreads, 0, on>>>(routes, experts, weights, count);
+}
+
+void run_gates_of_rows(const DeviceExpert* experts, const Arrived& rows, int width, int dim,
+                       const float* x, float* hidden, cudaStream_t on) {
+  if (rows.experts == 0) return;
+  const dim3 grid(blocks_of_warps(width), count_of(rows.most), count_of(rows.experts));
+  gates_of_rows_kernel<<<grid, kThreads, 0, on>>>(experts, rows, width, dim, x, hidden);
+}
+
+void run_downs_of_rows(const DeviceExpert* experts, const Arrived& rows, int width, int dim,
+                       const float* hidden, float* out, cudaStream_t on) {
+  if (rows.experts == 0) return;
+  const dim3 grid(blocks_of_warps(dim), count_of(rows.most), count_of(rows.experts));
+  downs_of_rows_kernel<<<grid, kThreads, 0, on>>>(experts, rows, width, dim, hidden, out);
 }
 
 }  // namespace llm::cuda

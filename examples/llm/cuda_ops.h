@@ -68,4 +68,21 @@ void run_gates(const DeviceExpert* experts, const Route* routes, int used, int w
 void run_downs(const DeviceExpert* experts, const Route* routes, int used, int width, int dim,
                const float* hidden, float* out, int tokens, cudaStream_t on);
 
+// Experts and weights of `count` routes apart, as zbccl takes them.
+void split_routes(const Route* routes, int32_t* experts, float* weights, int count,
+                  cudaStream_t on);
+// Rows that came for whole experts: of each of `experts` the first counts[e] of `capacity` rows,
+// `most` of them at most.
+struct Arrived {
+  const int32_t* counts = nullptr;
+  int experts = 0;
+  int capacity = 0;
+  int most = 0;
+};
+// hidden[e, i, :] = silu(gate x) * (up x), and out[e, i, :] = down hidden, for the rows that came.
+void run_gates_of_rows(const DeviceExpert* experts, const Arrived& rows, int width, int dim,
+                       const float* x, float* hidden, cudaStream_t on);
+void run_downs_of_rows(const DeviceExpert* experts, const Arrived& rows, int width, int dim,
+                       const float* hidden, float* out, cudaStream_t on);
+
 }  // namespace llm::cuda

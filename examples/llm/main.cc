@@ -202,9 +202,6 @@ bool run(const Options& options) {
   const std::vector<std::byte> file = read_file(options.weights);
   const Archive archive = parse_safetensors(file);
   const Config config = parse_config(archive.metadata);
-  if (options.ep != 0 && options.device == Device::kCuda) {
-    fail("--ep with --device cuda: the engine for GPUs has tensor-parallel experts only");
-  }
   Parallel parallel = join(options.device);
   const char* const option = options.ep != 0 ? "--ep" : "--tp";
   const int asked = options.ep != 0 ? options.ep : options.tp;
