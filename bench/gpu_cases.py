@@ -97,6 +97,24 @@ def full(ranks: int) -> list[Case]:
     ]
 
 
+# Dispatch and combine of experts, hidden 7168 and 8 of 256 (normal) or 288 experts (low latency),
+# as the goals have it; `given`: rows that are FP8 with scales before the call.
+MOE = {
+    "bf16": ("--tokens", "4096", "--cached"),
+    "fp8 given": ("--tokens", "4096", "--cached", "--quant", "given"),
+    "fp8": ("--tokens", "4096", "--cached", "--quant", "fp8"),
+    "fp8, routed each time": ("--tokens", "4096", "--graph", "--quant", "fp8"),
+    "low latency, bf16": ("--mode", "ll", "--tokens", "8,32,128"),
+    "low latency, fp8": ("--mode", "ll", "--tokens", "8,32,128", "--quant", "fp8"),
+}
+
+
+def moe(program: Path, ranks: int, seconds: float, output: Path) -> dict[str, list[str]]:
+    common = [str(program), "moe", "--device", "cuda", "--ranks", str(ranks), "--check"]
+    common += ["--seconds", str(seconds)]
+    return {name: [*common, *words, "--json", str(output)] for name, words in MOE.items()}
+
+
 def sanitized(program: Path, gpus: int, all_of_them: bool) -> list[list[str]]:
     """Small calls for compute-sanitizer; ranks in processes of their own where there are GPUs."""
     cases = (

@@ -122,6 +122,43 @@ def norms(rows: list[Row]) -> Iterator[Result]:
         yield Result(goal, f"at most {NORM_ADDS:g} µs more", text, met)
 
 
+# Microseconds and blocks at most, 8 ranks: case, phase, tokens.
+MOE = {
+    ("bf16", "dispatch", 4096): (830, 12),
+    ("fp8 given", "dispatch", 4096): (425, 12),
+    ("bf16", "combine", 4096): (850, 16),
+    ("low latency, fp8", "dispatch", 128): (25, None),
+    ("low latency, fp8", "combine", 128): (45, None),
+    ("low latency, fp8", "both", 128): (70, None),
+}
+MOE_RANKS = 8
+MOE_METADATA = MB
+MOE_HELD = 2 * MB
+
+
+def moe(rows: list[Row]) -> Iterator[Result]:
+    """Goals are for 8 ranks; what fewer take is told beside them."""
+    for (case, phase, tokens), (limit, blocks) in MOE.items():
+        goal = f"at most {limit} µs" + (f", {blocks} SMs" if blocks else "")
+        texts, met = [], None
+        for row in rows:
+            if (row["case"], row["phase"], row["tokens"]) != (case, phase, tokens):
+                continue
+            texts.append(f"{row['ranks']} ranks: {number(row['p50_us'])} µs, {row['sms']} SMs")
+            if row["ranks"] == MOE_RANKS:
+                met = row["p50_us"] <= limit and (blocks is None or row["sms"] <= blocks)
+        yield Result(f"{phase}, {case}, {tokens} tokens, 8 ranks", goal, "; ".join(texts), met)
+    if rows:
+        metadata = max(row["metadata_bytes"] for row in rows)
+        held = max(row["held_bytes"] for row in rows)
+        text = f"{metadata / MB:.2f} and {held / MB:.2f} MiB"
+        goal = "at most 1 and 2 MiB"
+        within = metadata <= MOE_METADATA and held <= MOE_HELD
+        yield Result("metadata of experts, in use and held", goal, text, within)
+        staged = max(row["staged_bytes"] for row in rows)
+        yield Result("staged bytes of a dispatch or combine", "0", f"{staged}", staged == 0)
+
+
 def others(rows: list[Row]) -> Iterator[Result]:
     if not rows:
         return
@@ -157,4 +194,11 @@ def tests(record: dict[str, Any]) -> Iterator[Result]:
 
 def results(record: dict[str, Any]) -> list[Result]:
     rows: list[Row] = record["rows"]
-    return [*tests(record), *times(rows), *beside_nccl(rows), *norms(rows), *others(rows)]
+    return [
+        *tests(record),
+        *times(rows),
+        *beside_nccl(rows),
+        *norms(rows),
+        *moe(record.get("moe", [])),
+        *others(rows),
+    ]

@@ -75,6 +75,28 @@ def fused_table(rows: list[Row]) -> list[str]:
     ]
 
 
+def moe_table(rows: list[Row]) -> list[str]:
+    """Dispatch, combine and both of each case; nothing where none was measured."""
+    if not rows:
+        return []
+    lines = [
+        "| median µs, hidden 7168, top-8 | GPUs | tokens | dispatch | combine | both | SMs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    cases = dict.fromkeys((row["case"], row["ranks"], row["tokens"]) for row in rows)
+    for case, ranks, tokens in cases:
+        found = {
+            row["phase"]: row
+            for row in rows
+            if (row["case"], row["ranks"], row["tokens"]) == (case, ranks, tokens)
+        }
+        phases = ("dispatch", "combine", "both")
+        cells = [number(found[phase]["p50_us"]) if phase in found else "" for phase in phases]
+        blocks = " and ".join(str(found[phase]["sms"]) for phase in phases[:2] if phase in found)
+        lines.append(f"| {case} | {ranks} | {tokens} | " + " | ".join(cells) + f" | {blocks} |")
+    return ["", *lines]
+
+
 def note(record: dict[str, Any], name: str) -> str:
     machine, versions = record["machine"], record["versions"]
     return (
@@ -94,5 +116,5 @@ def pictures(rows: list[Row]) -> list[str]:
 def text_of(record: dict[str, Any], name: str) -> str:
     """What goes between the marks gpu-measured."""
     rows = record["rows"]
-    tables = [*table(rows), *fused_table(rows)]
+    tables = [*table(rows), *fused_table(rows), *moe_table(record.get("moe", []))]
     return "\n".join([*pictures(rows), "", *tables, "", note(record, name)])

@@ -3,9 +3,10 @@
 
 Started by bench/gpu.sh, which says what it needs. Three steps, each of which can be left out: the
 GPU tests; a few calls under compute-sanitizer; `zbccl perf --device cuda --graph --compare nccl`
-for each operation and number of ranks, with PyTorch's symmetric memory (peers/torch_symm.py)
-timed in the same way right after. The file holds the machine, the versions, the commands, what the
-tests said, and one row for each operation and size with the peers' times and ratios.
+for each operation and number of ranks, `zbccl moe`, and PyTorch's symmetric memory
+(peers/torch_symm.py) timed in the same way right after. The file holds the machine, the versions,
+the commands, what the tests said, one row for each operation and size with the peers' times and
+ratios, and the rows of `zbccl moe`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ from run import first_line, machine, write
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_SECONDS = 240
+PYTHON_TESTS = (
+    "test_cuda.py",
+    "test_moe_cuda.py",
+    "torch_backend/test_torch_cuda.py",
+    "engines/test_engines_cuda.py",
+)
 PERF_SECONDS = 240
 Row = dict[str, Any]
 
@@ -73,6 +80,7 @@ class Runner:
         self.commands: list[str] = []
         self.failures: list[str] = []
         self.rows: list[Row] = []
+        self.moe_rows: list[Row] = []
 
     def run(
         self, words: list[str], limit: int, env: dict[str, str] | None = None
@@ -144,11 +152,14 @@ class Runner:
         if not (self.build / "python/zbccl").exists():
             say("the Python package is not built there: its tests are left out")
             return []
+        return [self.python_test(name) for name in PYTHON_TESTS]
+
+    def python_test(self, name: str) -> Row:
         begin = time.monotonic()
         counts = {"passed": 0, "failed": 0, "skipped": 0}
         with tempfile.TemporaryDirectory(prefix="zbccl-gpu-") as folder:
             report = Path(folder) / "report.xml"
-            words = [sys.executable, "-m", "pytest", "-q", str(ROOT / "tests/python/test_cuda.py")]
+            words = [sys.executable, "-m", "pytest", "-q", str(ROOT / "tests/python" / name)]
             env = {"PYTHONPATH": str(self.build / "python")}
             code, output = self.run([*words, f"--junitxml={report}"], TEST_SECONDS, env)
             if report.exists():
@@ -160,9 +171,9 @@ class Runner:
                         counts["skipped" if case.find("skipped") is not None else "passed"] += 1
         seconds = round(time.monotonic() - begin, 1)
         if code:
-            self.fail(f"test_cuda.py ended with code {code}", output)
-        say(f"test_cuda.py: {counts}, {seconds} s")
-        return [{"program": "test_cuda.py", **counts, "code": code, "seconds": seconds}]
+            self.fail(f"{name} ended with code {code}", output)
+        say(f"{name}: {counts}, {seconds} s")
+        return {"program": name, **counts, "code": code, "seconds": seconds}
 
     # ---- compute-sanitizer
 
@@ -206,6 +217,25 @@ class Runner:
         say(f"{what}: {len(rows)} rows, {time.monotonic() - begin:.1f} s")
         for row in rows:
             print(f"    {line_of(row)}", flush=True)
+
+    def moe(self, ranks: int) -> None:
+        with tempfile.TemporaryDirectory(prefix="zbccl-gpu-") as folder:
+            output = Path(folder) / "rows.json"
+            commands = gpu_cases.moe(self.command, ranks, self.seconds, output)
+            for what, words in commands.items():
+                output.unlink(missing_ok=True)
+                code, text = self.run(words, PERF_SECONDS)
+                if code:
+                    self.fail(f"moe, {what}, {ranks} ranks: code {code}", text)
+                if not output.exists():
+                    continue
+                found = [row | {"case": what} for row in json.loads(output.read_text())]
+                self.moe_rows += found
+                for row in found:
+                    say(
+                        f"moe, {what}, {ranks} ranks, {row['tokens']} tokens, {row['phase']}: "
+                        f"{row['p50_us']:.1f} us, {row['sms']} SMs"
+                    )
 
     def torch(self, ranks: int, quick: bool) -> None:
         begin = time.monotonic()
@@ -302,7 +332,7 @@ def main() -> int:
         add_ratios(runner.rows)
         record = record_of(runner, found, arguments.commit) | steps
         record |= {"failures": runner.failures, "commands": list(dict.fromkeys(runner.commands))}
-        write(path, record | {"rows": runner.rows})
+        write(path, record | {"moe": runner.moe_rows, "rows": runner.rows})
 
     if not arguments.no_tests:
         steps["tests"] = runner.tests()
@@ -315,6 +345,9 @@ def main() -> int:
             for case in gpu_cases.full(ranks) if arguments.full else gpu_cases.quick(ranks):
                 runner.measure(case)
             save()
+            if ranks > 1:
+                runner.moe(ranks)
+            save()
         wrong = [
             row
             for row in runner.rows
@@ -322,6 +355,11 @@ def main() -> int:
             if (row[place] or {}).get("nwrong")
         ]
         runner.failures += [f"{row['op']}, {row['size']} bytes: wrong elements" for row in wrong]
+        runner.failures += [
+            f"moe, {row['case']}, {row['phase']}: wrong elements"
+            for row in runner.moe_rows
+            if row["nwrong"]
+        ]
         if not arguments.no_torch:
             for ranks in counts:
                 runner.torch(ranks, not arguments.full)
