@@ -98,10 +98,12 @@ void add_moe(CLI::App& app, Action& action) {
   command->add_option("--dtype", a->type, "bf16 (default), f16 or f32");
   command->add_option("--quant", a->quant,
                       "What dispatched rows become on their way: none (default), fp8, fp8_pow2, "
-                      "fp8_ue8m0 or int8");
+                      "fp8_ue8m0, int8, or given: fp8 codes with scales before the call");
   command->add_option("--routing", a->routing,
                       "uniform (default), or skewed: expert 0 is every token's first choice");
   command->add_flag("--cached", a->cached, "Route once; dispatches move rows only");
+  command->add_flag("--graph", a->graph,
+                    "cuda: give every layout a capacity, so that routing can be captured as well");
   command->add_flag("--two-phases", a->two_phases, "Send and receive by a call each");
   command->add_flag("--pre-reduce", a->pre_reduce,
                     "Layouts by expert: a rank adds up its results for a token before they travel");

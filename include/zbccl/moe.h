@@ -319,10 +319,13 @@ typedef struct {
   uint64_t dispatches;
   uint64_t combines;
   uint64_t handles; /* live ones */
+  /* Thread blocks, and so SMs, of the last Dispatch and Combine on the device; 0 before. */
+  int32_t dispatch_blocks;
+  int32_t combine_blocks;
 } zbcclMoeReport_t;
 
 /* clang-format off */
-#define ZBCCL_MOE_REPORT_INITIALIZER {sizeof(zbcclMoeReport_t), 0, 0, 0, 0, 0, 0, 0}
+#define ZBCCL_MOE_REPORT_INITIALIZER {sizeof(zbcclMoeReport_t), 0, 0, 0, 0, 0, 0, 0, 0, 0}
 /* clang-format on */
 
 /* Of this rank. Any thread. */

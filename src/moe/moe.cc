@@ -101,6 +101,8 @@ void Moe::fill(zbcclMoeReport_t* report) const {
   report->dispatches = get(dispatches_);
   report->combines = get(combines_);
   report->handles = get(handles_);
+  report->dispatch_blocks = dispatch_blocks_.load(std::memory_order_relaxed);
+  report->combine_blocks = combine_blocks_.load(std::memory_order_relaxed);
 }
 
 Result<Moe::Block> Moe::take_block(size_t bytes) {

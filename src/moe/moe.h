@@ -55,6 +55,10 @@ class Moe : public std::enable_shared_from_this<Moe> {
   const std::vector<uint8_t>& mask() const { return masked_; }
 
   void fill(zbcclMoeReport_t* report) const;
+  void note_dispatch_blocks(int blocks) {
+    dispatch_blocks_.store(blocks, std::memory_order_relaxed);
+  }
+  void note_combine_blocks(int blocks) { combine_blocks_.store(blocks, std::memory_order_relaxed); }
   void count_staged(uint64_t bytes) { staged_.fetch_add(bytes, std::memory_order_relaxed); }
 
   // Tables of handles. Any thread.
@@ -81,6 +85,8 @@ class Moe : public std::enable_shared_from_this<Moe> {
   std::atomic<uint64_t> routes_{0};
   std::atomic<uint64_t> dispatches_{0};
   std::atomic<uint64_t> combines_{0};
+  std::atomic<int32_t> dispatch_blocks_{0};  // of the last call on the device
+  std::atomic<int32_t> combine_blocks_{0};
   std::atomic<int64_t> handles_{0};
   std::atomic<int64_t> handle_bytes_{0};
 

@@ -171,6 +171,8 @@ int main(void) {
   FIELD(zbcclMoeReport_t, dispatches);
   FIELD(zbcclMoeReport_t, combines);
   FIELD(zbcclMoeReport_t, handles);
+  FIELD(zbcclMoeReport_t, dispatch_blocks);
+  FIELD(zbcclMoeReport_t, combine_blocks);
 
   CONSTANT(ZBCCL_UNIQUE_ID_BYTES);
 

@@ -65,6 +65,8 @@ class MoeChecked(unittest.TestCase):
             ("--routing", "skewed"),
             ("--cached",),
             ("--two-phases", "--quant", "fp8"),
+            ("--quant", "given", "--cached"),
+            ("--quant", "given", *aligned),
             ("--pre-reduce", *aligned),
             ("--unregistered", *aligned),
             ("--routing", "skewed", "--layout", "expert_masked", "--no-bind"),
@@ -81,7 +83,7 @@ class MoeChecked(unittest.TestCase):
 class MoeJson(unittest.TestCase):
     ROW = [
         *("mode", "phase", "dtype", "ranks", "device", "tokens", "hidden", "experts", "topk"),
-        *("layout", "quant", "routing", "cached", "time_us", "p50_us", "p99_us", "bytes"),
+        *("layout", "quant", "routing", "cached", "graph", "time_us", "p50_us", "p99_us", "bytes"),
         *("nwrong", "staged_bytes", "landing_bytes", "metadata_bytes", "held_bytes", "sms"),
         "compare",
     ]
@@ -133,6 +135,9 @@ class MoeArguments(unittest.TestCase):
             ("expected rank_major or expert_major", "--layout", "flat"),
             ("expected bf16 or f16 or f32", "--dtype", "i8"),
             ("expected none or fp8", "--quant", "int4"),
+            ("--graph is for --device cuda", "--graph"),
+            ("--compare gloo with --quant given", "--quant", "given", "--compare", "gloo"),
+            ("expected a multiple of 16", "--quant", "given", "--hidden", 8),
             ("expected uniform or skewed", "--routing", "all"),
             ("expected none or gloo", "--compare", "nccl"),
             ("a multiple of 16 bytes", "--hidden", 7),

@@ -122,6 +122,11 @@ class MoeBench {
       row.bytes = bytes[i];
       if (options_.check) row.wrong = i < wrong.size() ? wrong[i] : wrong[0] + wrong[1];
       fill_memory(row, own[i], report);
+      const std::array<int, kPhases> blocks = {
+          report.dispatch_blocks, report.combine_blocks,
+          std::max(report.dispatch_blocks, report.combine_blocks)};
+      row.sms = blocks[i];
+      row.graph = in_graphs();
       if (rank_ == 0) table_.add(row);
     }
   }
@@ -163,13 +168,17 @@ class MoeBench {
     return rows;
   }
 
+  // What waits for counts cannot be part of a graph.
+  bool in_graphs() const {
+    return device_ != nullptr &&
+           (options_.cached || options_.graph || capacity_of(options_.shape) > 0);
+  }
+
   // Collective: the number of calls that a phase is to have, the same on every rank.
   void warm_up(Measured& phase) {
     if (!phase.call) return;
     if (device_ != nullptr) {
-      // What waits for counts cannot be part of a graph.
-      const bool graph = options_.cached || capacity_of(options_.shape) > 0;
-      phase.on_device = device_->time(comm_, phase.call, graph, kRounds);
+      phase.on_device = device_->time(comm_, phase.call, in_graphs(), kRounds);
       phase.calls = phase.on_device->calls();
       return;
     }

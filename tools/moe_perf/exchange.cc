@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
+#include "moe_perf/numbers.h"
 #include "perf/data.h"
 
 namespace zbccl::tools {
@@ -72,17 +74,41 @@ void MoeExchange::fill(const Batch& batch) {
   auto* weights =
       static_cast<float*>(weights_.take(batch.weights(rank_).size_bytes(), registered, device_));
   std::copy(batch.weights(rank_).begin(), batch.weights(rank_).end(), weights);
+  if (shape_.given) quantize_tokens(x);
   for (const Area* area : {&tokens_, &results_, &topk_, &weights_}) area->upload();
   inputs_ = {x, idx, weights, y, combined_.take(tokens * row, registered, device_)};
 }
 
+void MoeExchange::quantize_tokens(const std::byte* x) {
+  const bool registered = !options_.unregistered;
+  const size_t row = plain_row_bytes(shape_);
+  const auto tokens = static_cast<size_t>(shape_.tokens);
+  const auto hidden = static_cast<size_t>(shape_.hidden);
+  const auto scales = static_cast<size_t>(scales_of(shape_));
+  auto* codes = static_cast<uint8_t*>(codes_.take(tokens * hidden, registered, device_));
+  auto* of_codes = static_cast<uint32_t*>(
+      code_scales_.take(tokens * scales * sizeof(float), registered, device_));
+  std::vector<float> values(hidden);
+  for (size_t t = 0; t < tokens; ++t) {
+    widen(shape_.type, x + t * row, values);
+    quantize(shape_.quant, values, codes + t * hidden, of_codes + t * scales);
+  }
+  codes_.upload();
+  code_scales_.upload();
+}
+
 void MoeExchange::load(const Batch& batch) {
   placement_.emplace(batch, rank_);
+  // A capacity is at least one row.
+  if (options_.graph && placement_->rows.empty()) placement_->rows.emplace_back();
   fill(batch);
   routing_ = moe_routing(static_cast<const int64_t*>(topk_.given()), shape_.tokens, shape_.topk,
                          shape_.layout);
   routing_.alignment = shape_.alignment;
   routing_.capacity = capacity_of(shape_);
+  if (options_.graph && shape_.layout != zbcclMoeExpertMasked) {
+    routing_.capacity = static_cast<int64_t>(placement_->rows.size());
+  }
   handle_ = moe_.route(routing_, how());
 
   const bool registered = !options_.unregistered;
@@ -92,6 +118,13 @@ void MoeExchange::load(const Batch& batch) {
   dispatch_.quant = shape_.quant;
   dispatch_.hidden = shape_.hidden;
   dispatch_.x = tokens_.given();
+  if (shape_.given) {
+    dispatch_.type = zbcclFloat8e4m3;
+    dispatch_.quant = zbcclMoeQuantNone;
+    dispatch_.x = codes_.given();
+    dispatch_.x_scales = code_scales_.given();
+    dispatch_.num_scales = static_cast<int32_t>(scales_of(shape_));
+  }
   outputs_ = {};
   outputs_.rows = rows_.take(rows * row_bytes(shape_), registered, device_);
   dispatch_.recv_x = rows_.given();

@@ -62,6 +62,8 @@ class MoeExchange {
   };
 
   void fill(const Batch& batch);
+  // The codes and scales that a dispatch is given in the place of the tokens.
+  void quantize_tokens(const std::byte* x);
   const zbcclCall_t* how() const { return device_ != nullptr ? device_->call() : nullptr; }
 
   const MoeOptions& options_;
@@ -71,7 +73,7 @@ class MoeExchange {
   Moe moe_;
   MoeHandle handle_;
   std::optional<Placement> placement_;
-  Area tokens_, topk_, weights_, results_, combined_;
+  Area tokens_, codes_, code_scales_, topk_, weights_, results_, combined_;
   Area rows_, scales_, recv_idx_, recv_weights_, row_weights_, src_idx_;
   MoeInputs inputs_;
   Dispatched outputs_;

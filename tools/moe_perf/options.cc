@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <type_traits>
 #include <utility>
 
 #include "command.h"
@@ -29,6 +30,8 @@ constexpr Named<zbcclMoeQuant_t> kQuants[] = {{"none", zbcclMoeQuantNone},
                                               {"fp8_pow2", zbcclMoeQuantFp8Pow2},
                                               {"fp8_ue8m0", zbcclMoeQuantFp8Ue8m0},
                                               {"int8", zbcclMoeQuantInt8}};
+// Rows that are codes already, as fp8 makes them.
+constexpr const char* kGiven = "given";
 constexpr Named<zbcclDataType_t> kTypes[] = {
     {"bf16", zbcclBfloat16}, {"f16", zbcclFloat16}, {"f32", zbcclFloat32}};
 constexpr Named<bool> kRoutings[] = {{"uniform", false}, {"skewed", true}};
@@ -43,6 +46,7 @@ T value_of(const char* option, const std::string& text, const Named<T> (&known)[
   if (found != std::end(known)) return found->value;
   std::vector<std::string> names;
   for (const Named<T>& one : known) names.emplace_back(one.name);
+  if (std::is_same_v<T, zbcclMoeQuant_t>) names.emplace_back(kGiven);
   throw UsageError(fmt::format("{} {}: expected {}", option, text, fmt::join(names, " or ")));
 }
 
@@ -63,6 +67,10 @@ void check_shape(const MoeShape& shape) {
     throw UsageError(
         fmt::format("--topk {}: a token chooses different experts; expected at most {}", shape.topk,
                     std::min(ZBCCL_MOE_MAX_TOPK, shape.experts)));
+  }
+  if (shape.given && shape.hidden % 16 != 0) {
+    throw UsageError(fmt::format("--hidden {}: rows of {} codes; expected a multiple of 16",
+                                 shape.hidden, shape.hidden));
   }
   if (shape.alignment > 1 && shape.layout != zbcclMoeExpertMajor) {
     throw UsageError("--alignment is for --layout expert_major");
@@ -94,8 +102,11 @@ void check_memory(const MoeOptions& options) {
 
 void check_compare(const MoeOptions& options) {
   if (options.compare.empty()) return;
+  const MoeShape& shape = options.shape;
   if (options.cuda) throw UsageError("--compare gloo is for --device host");
-  if (options.shape.type == zbcclFloat16) {
+  if (shape.given)
+    throw UsageError("--compare gloo with --quant given: gloo's rows are not quantized");
+  if (shape.type == zbcclFloat16) {
     throw UsageError("--compare gloo with --dtype f16: expected bf16 or f32");
   }
   (void)gloo_symbol(kMoeComparisonSymbol);
@@ -104,7 +115,9 @@ void check_compare(const MoeOptions& options) {
 }  // namespace
 
 const char* layout_name(zbcclMoeLayout_t layout) { return name_of(layout, kLayouts); }
-const char* quant_name(zbcclMoeQuant_t quant) { return name_of(quant, kQuants); }
+const char* quant_name(const MoeShape& shape) {
+  return shape.given ? kGiven : name_of(shape.quant, kQuants);
+}
 
 MoeOptions check_arguments(const MoeArguments& a, int ranks) {
   MoeOptions options;
@@ -120,7 +133,8 @@ MoeOptions check_arguments(const MoeArguments& a, int ranks) {
   shape.experts = a.experts != 0 ? a.experts : options.low_latency ? 288 : 256;
   shape.topk = a.topk;
   shape.type = value_of("--dtype", a.type, kTypes);
-  shape.quant = value_of("--quant", a.quant, kQuants);
+  shape.given = a.quant == kGiven;
+  shape.quant = shape.given ? zbcclMoeQuantFp8 : value_of("--quant", a.quant, kQuants);
   const char* layout = options.low_latency ? "expert_masked" : "rank_major";
   shape.layout = value_of("--layout", a.layout.empty() ? layout : a.layout, kLayouts);
   shape.alignment = a.alignment;
@@ -128,6 +142,8 @@ MoeOptions check_arguments(const MoeArguments& a, int ranks) {
   check_shape(shape);
   options.skewed = value_of("--routing", a.routing, kRoutings);
   options.cached = a.cached;
+  options.graph = a.graph;
+  if (a.graph && !options.cuda) throw UsageError("--graph is for --device cuda");
   options.two_phases = a.two_phases;
   options.iterations = a.iterations;
   options.seconds = a.seconds;

@@ -17,6 +17,7 @@ struct MoeOptions {
   MoeShape shape;               // with the first number of tokens
   bool skewed = false;
   bool cached = false;
+  bool graph = false;  // calls of a stated capacity, in CUDA graphs
   bool two_phases = false;
   int iterations = 0;  // 0: as many as fit in `seconds`
   double seconds = 0.3;
@@ -44,6 +45,7 @@ struct MoeArguments {
   std::string quant = "none";
   std::string routing = "uniform";
   bool cached = false;
+  bool graph = false;
   bool two_phases = false;
   bool pre_reduce = false;
   int iterations = 0;
@@ -60,7 +62,7 @@ inline constexpr int kMaxMoeRanks = 256;
 inline constexpr int kMaxMoeIterations = 10'000'000;
 
 const char* layout_name(zbcclMoeLayout_t layout);
-const char* quant_name(zbcclMoeQuant_t quant);
+const char* quant_name(const MoeShape& shape);
 
 // Throws UsageError for what cannot be done with `ranks` ranks on this machine.
 MoeOptions check_arguments(const MoeArguments& arguments, int ranks);

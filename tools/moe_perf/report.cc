@@ -31,9 +31,10 @@ ordered_json to_json(const MoeRow& row, const MoeOptions& options) {
                          {"experts", shape.experts},
                          {"topk", shape.topk},
                          {"layout", layout_name(shape.layout)},
-                         {"quant", quant_name(shape.quant)},
+                         {"quant", quant_name(shape)},
                          {"routing", routing_name(options)},
                          {"cached", options.cached},
+                         {"graph", row.graph},
                          {"time_us", row.timing.mean},
                          {"p50_us", row.timing.p50},
                          {"p99_us", row.timing.p99},
@@ -43,7 +44,7 @@ ordered_json to_json(const MoeRow& row, const MoeOptions& options) {
                          {"landing_bytes", row.landing_bytes},
                          {"metadata_bytes", row.metadata_bytes},
                          {"held_bytes", row.held_bytes},
-                         {"sms", options.max_blocks},
+                         {"sms", row.sms},
                          {"compare", nullptr}};
   if (row.wrong) result["nwrong"] = *row.wrong;
   if (row.compare) {
@@ -84,7 +85,7 @@ void MoeTable::print_header() const {
       "quantization {}",
       ZBCCL_MAJOR, ZBCCL_MINOR, ZBCCL_PATCH, options_.cuda ? "cuda" : "host", shape.ranks,
       mode_name(options_), shape.hidden, shape.experts, shape.topk, zbcclTypeName(shape.type),
-      quant_name(shape.quant)));
+      quant_name(shape)));
   print_line(fmt::format(
       "# layout {}{}, routing {}, {}, {}, memory {}, iterations {}, warm-up {}, check {}",
       layout_name(shape.layout), shape.pre_reduce ? ", results added up first" : "",

@@ -24,6 +24,8 @@ struct MoeRow {
   uint64_t landing_bytes = 0;     // the same
   uint64_t metadata_bytes = 0;    // of one rank, the most
   uint64_t held_bytes = 0;        // the same
+  int sms = 0;                    // thread blocks of a call, 0 on host memory
+  bool graph = false;             // calls were replayed by graphs
   std::optional<Timing> compare;
 };
 

@@ -15,6 +15,7 @@ struct MoeShape {
   int topk = 1;
   zbcclDataType_t type = zbcclBfloat16;
   zbcclMoeQuant_t quant = zbcclMoeQuantNone;
+  bool given = false;  // quantized before the call: x is codes, with scales
   zbcclMoeLayout_t layout = zbcclMoeRankMajor;
   int alignment = 1;        // of zbcclMoeExpertMajor
   bool pre_reduce = false;  // of the expert layouts

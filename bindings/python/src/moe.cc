@@ -88,6 +88,8 @@ nb::dict Experts::report() const {
   table["dispatches"] = report.dispatches;
   table["combines"] = report.combines;
   table["handles"] = report.handles;
+  table["dispatch_blocks"] = report.dispatch_blocks;
+  table["combine_blocks"] = report.combine_blocks;
   return table;
 }
 

@@ -98,6 +98,7 @@ Status CudaHalf::combine(collectives::Context& context, const zbcclMoeCombine_t&
         cuda::launch_moe_combine(view, args, static_cast<DataType>(call.type),
                                  {blocks, 0, stream, true}),
         "combine");
+    moe_.note_combine_blocks(blocks);
     return {};
   });
 }

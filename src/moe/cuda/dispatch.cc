@@ -184,6 +184,7 @@ Status CudaHalf::enqueue_dispatch(const collectives::Context& context,
                                   {blocks, 0, stream, true}),
         "dispatch");
     tables.sent_blocks = blocks;
+    moe_.note_dispatch_blocks(blocks);
     moe_.count_staged(staged);
     for (size_t i = 0; i < outputs.size(); ++i) {
       ZBCCL_RETURN_IF_ERROR(

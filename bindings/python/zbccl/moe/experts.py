@@ -145,7 +145,8 @@ class Experts:
         return handle if flight is None else Work(flight, handle, self._communicator, "route")
 
     def report(self) -> dict[str, int]:
-        """Counters of this rank: metadata_bytes, held_bytes, staged_bytes and calls. Any thread."""
+        """Counters of this rank: metadata_bytes, held_bytes, staged_bytes, calls, and the thread
+        blocks of the last ones on a GPU. Any thread."""
         return self._native.report()
 
     def close(self) -> None:
