@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 
 #include "base/env.h"
 #include "base/log.h"
@@ -102,7 +103,6 @@ Result<std::unique_ptr<Engine>> Engine::create(transport::Team& team,
   engine->share_ = std::min_element(all.begin(), all.end(), least)->share;
   if (engine->tuning_.copy_engine_min != plan::kNever ||
       engine->tuning_.forced == plan::DeviceAlgorithm::kCopyEngine) {
-    // Now, while no kernel of a peer waits for this rank.
     const DeviceGuard guard(options.device);
     ZBCCL_RETURN_IF_ERROR(guard.status());
     ZBCCL_ASSIGN_OR_RETURN(engine->copy_streams_, CopyStreams::open());
@@ -262,10 +262,10 @@ Status Engine::close_output(const Operand& operand, void* data, size_t bytes, cu
 }  // namespace zbccl::cuda
 
 namespace zbccl::collectives {
+namespace {
 
-Result<std::unique_ptr<DeviceEngine>> make_device_engine(transport::Team& team,
-                                                         const EngineOptions& options,
-                                                         const Exchange& exchange) {
+Result<std::unique_ptr<DeviceEngine>> make_own(transport::Team& team, const EngineOptions& options,
+                                               const Exchange& exchange) {
   std::string unreached;
   ZBCCL_ASSIGN_OR_RETURN(std::unique_ptr<DeviceEngine> engine,
                          cuda::Engine::create(team, options, exchange, &unreached));
@@ -273,6 +273,36 @@ Result<std::unique_ptr<DeviceEngine>> make_device_engine(transport::Team& team,
   log::info(log::Subsys::kInit, "{}: device memory goes through host memory: {}", team.name(),
             unreached);
   ZBCCL_ASSIGN_OR_RETURN(engine, cuda::HostEngine::create(team, options, std::move(unreached)));
+  return engine;
+}
+
+}  // namespace
+
+// Nobody makes a call, whose kernels would wait for all, before every rank has what it needs: to
+// get it a rank may have to wait for the kernels on its GPU, or on any of its process.
+Result<std::unique_ptr<DeviceEngine>> make_device_engine(transport::Team& team,
+                                                         const EngineOptions& options,
+                                                         const Exchange& exchange) {
+  struct Made {
+    int32_t code = 0;
+    char text[252] = {};
+  };
+  auto engine = make_own(team, options, exchange);
+  Made mine;
+  if (!engine.ok()) {
+    mine.code = static_cast<int32_t>(engine.status().code());
+    std::strncpy(mine.text, engine.status().message().c_str(), sizeof mine.text - 1);
+  }
+  std::vector<Made> all(static_cast<size_t>(team.size()));
+  const Status met = exchange(&mine, all.data(), sizeof mine);
+  ZBCCL_RETURN_IF_ERROR(engine.status());
+  ZBCCL_RETURN_IF_ERROR(met);
+  for (int r = 0; r < team.size(); ++r) {
+    const Made& theirs = all[static_cast<size_t>(r)];
+    if (theirs.code == 0) continue;
+    return error(static_cast<Code>(theirs.code), "rank {} cannot use its CUDA device: {}", r,
+                 std::string(theirs.text, strnlen(theirs.text, sizeof theirs.text)));
+  }
   return engine;
 }
 
