@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs a build into a scratch prefix, moves the prefix, builds a small program against it from
-# outside, and runs it on two ranks: check.sh find_package|pkg_config BUILD_DIR CXX CC
+# Installs a build into a scratch prefix, moves the prefix, builds programs against it from outside,
+# and runs them on two ranks: check.sh find_package|pkg_config BUILD_DIR CXX CC
 set -euo pipefail
 way=$1 build=$2 cxx=$3 cc=$4
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -29,17 +29,25 @@ soname=$(objdump -p "$library/libzbccl.so" | awk '$1 == "SONAME" {print $2}')
 
 case $way in
   find_package)
-    cmake -S "$here/consumer" -B "$scratch/build" -DCMAKE_PREFIX_PATH="$prefix" \
-      -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_BUILD_TYPE=Release >"$scratch/configure.log" || {
-      cat "$scratch/configure.log"
-      exit 1
+    build_project() { # FOLDER NAME
+      cmake -S "$1" -B "$scratch/$2" -DCMAKE_PREFIX_PATH="$prefix" -DCMAKE_C_COMPILER="$cc" \
+        -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_BUILD_TYPE=Release >"$scratch/configure.log" || {
+        cat "$scratch/configure.log"
+        exit 1
+      }
+      cmake --build "$scratch/$2" --parallel 2
     }
-    cmake --build "$scratch/build"
-    program=$scratch/build/consumer
-    [[ $("$scratch/build/nccl_consumer") == "nccl 22809" ]] || {
+    build_project "$here/consumer" consumer
+    [[ $("$scratch/consumer/nccl_consumer") == "nccl 22809" ]] || {
       echo "the library with NCCL's interface is not found or does not answer"
       exit 1
     }
+    build_project "$here/../../examples/cpp" examples
+    for name in all_reduce exchange_tokens hello moe_dispatch; do
+      echo "== example_$name"
+      "$prefix/bin/zbccl" run -n 2 -- "$scratch/examples/example_$name"
+    done
+    exit
     ;;
   pkg_config)
     export PKG_CONFIG_PATH=$library/pkgconfig
