@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <thread>
+#include <utility>
 
 #include "forward.h"
 
@@ -107,7 +108,10 @@ ncclResult_t release(ncclComm* comm) {
   }
   zbcclComm_t inner = comm->inner;
   comm->inner = nullptr;
-  return inner != nullptr ? result_of(zbcclCommDestroy(inner)) : ncclSuccess;
+  const ncclResult_t result =
+      inner != nullptr ? result_of(zbcclCommDestroy(inner)) : ncclSuccess;  // waits
+  for (void* const block : std::exchange(comm->kept, {})) zbcclMemFree(block);
+  return result;
 }
 
 }  // namespace zbccl::nccl

@@ -53,6 +53,7 @@ struct ncclComm {
   std::vector<zbccl::nccl::Operator> operators;
   std::mutex registering;
   std::vector<std::unique_ptr<zbccl::nccl::Registration>> registrations;
+  std::vector<void*> kept;      // memory of the pool that captured graphs use
   ncclComm_t shadow = nullptr;  // of the real NCCL, where something was forwarded
 };
 

@@ -128,6 +128,14 @@ ncclResult_t drain(cudaStream_t stream, int device) {
   return check(f->stream_synchronize(stream), "waiting for a stream");
 }
 
+bool is_capturing(cudaStream_t stream, int device) {
+  const Functions* const f = meet(false);
+  if (f == nullptr) return false;
+  const Current current(device);
+  int capturing = 0;
+  return f->stream_is_capturing(stream, &capturing) == 0 && capturing != 0;
+}
+
 ncclResult_t Joint::fork() {
   if (streams_.size() < 2) return ncclSuccess;
   const Functions* const f = meet(false);

@@ -24,6 +24,9 @@ inline cudaStream_t legacy_stream() { return reinterpret_cast<cudaStream_t>(1); 
 // is no driver.
 ncclResult_t drain(cudaStream_t stream, int device);
 
+// Whether the stream is being captured; where that cannot be asked, it is not.
+bool is_capturing(cudaStream_t stream, int device);
+
 // Several streams of one device as one: between the constructor and join() the first one follows
 // all that the others hold, and after join() the others follow the first.
 class Joint {

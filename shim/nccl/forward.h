@@ -2,9 +2,6 @@
 // which is made when it is first needed. Handles of the two libraries never mix.
 #pragma once
 
-#include <vector>
-
-#include "call.h"
 #include "communicator.h"
 #include "real.h"
 
@@ -15,9 +12,5 @@ namespace zbccl::nccl {
 ncclResult_t need_shadow(ncclComm* comm, const char* asker, const Real** real);
 // Where there is one.
 void drop_shadow(ncclComm* comm);
-
-// Reductions of device memory with operators that users made.
-ncclResult_t forward_reductions(const std::vector<Call>& calls);
-void forget_operator(ncclComm* comm, const Operator& op);
 
 }  // namespace zbccl::nccl

@@ -14,8 +14,6 @@ struct Operator {
   ncclScalarResidence_t residence = ncclScalarHostImmediate;
   std::array<std::byte, 8> scalar = {};  // its first bytes are one element
   const void* place = nullptr;           // of ncclScalarDevice: read when the call is made
-  bool forwarded = false;
-  ncclRedOp_t real = ncclSum;  // of the real NCCL
 };
 
 // Null where `op` is none of the communicator's.

@@ -7,7 +7,7 @@
 
 namespace zbccl::nccl {
 
-// On host memory by zbccl, on device memory by the real NCCL.
+// The input is multiplied where it lies, on the host or on the GPU in the order of the stream.
 ncclResult_t run_premultiplied(std::span<const Call> calls);
 
 }  // namespace zbccl::nccl
