@@ -2,6 +2,9 @@
 // writes through its table is what the owner finds.
 #include <signal.h>
 
+#include <thread>
+#include <vector>
+
 #include "gpu/memory_node.h"
 
 extern "C" void* zbcclTorchAlloc(ssize_t size, int device, void* stream);
@@ -108,6 +111,73 @@ TEST_P(GpuMemory, MapsWhileKernelsSpin) {
     node.share(0);
     node.write_all(last, 64 * 1024);
   });
+}
+
+// A host that waits for a kernel, in one of the ways there are, and whether a peer's new memory is
+// mapped meanwhile. Behind a copy to or from pageable memory that is the driver's choice, and told.
+enum class Waits { kForTheStream, kCopyingHere, kCopyingThere };
+
+void map_while_a_host(const Gpus& gpus, Waits waits, bool foreign) {
+  run(gpus, [&](Rank& rank) {
+    Node node(rank, gpus.place);
+    node.share(0);
+    constexpr size_t kBytes = 64 * kMiB;
+    void* tensor = nullptr;
+    CHECK_CUDA(cudaMalloc(&tensor, kBytes));
+    rank.meet();
+    if (rank.rank() == 1) {
+      Spinner spinner;
+      std::vector<std::byte> pageable(kBytes);
+      std::thread host([&] {
+        (void)cudaSetDevice(node.device);
+        cudaStream_t stream = spinner.stream();
+        if (waits == Waits::kForTheStream) (void)cudaStreamSynchronize(stream);
+        if (waits == Waits::kCopyingHere) {
+          (void)cudaMemcpyAsync(pageable.data(), tensor, kBytes, cudaMemcpyDeviceToHost, stream);
+        }
+        if (waits == Waits::kCopyingThere) {
+          (void)cudaMemcpyAsync(tensor, pageable.data(), kBytes, cudaMemcpyHostToDevice, stream);
+        }
+      });
+      std::this_thread::sleep_for(Milliseconds(200));
+      rank.meet();
+      rank.meet();
+      spinner.release();
+      host.join();
+      return;
+    }
+    rank.meet();
+    uint32_t segment = 0;
+    if (foreign) {
+      require(node.pool->add_foreign(tensor, kBytes));
+      segment = node.pool->locate(tensor, 1)->segment;
+    } else {
+      (void)node.take(128 * kMiB);
+    }
+    const auto start = Clock::now();
+    const Status shared =
+        node.pool->share(segment, node.peers, Deadline::after(Milliseconds(3000)));
+    const auto time = std::chrono::duration_cast<Milliseconds>(Clock::now() - start);
+    constexpr const char* kNames[] = {"waits for its stream", "copies to pageable memory",
+                                      "copies from pageable memory"};
+    std::printf("%s mapped while a host %s: %s after %lld ms\n",
+                foreign ? "memory of cudaMalloc" : "memory of the pool",
+                kNames[static_cast<int>(waits)], shared.ok() ? "done" : "not done",
+                static_cast<long long>(time.count()));
+    if (waits == Waits::kForTheStream) {
+      EXPECT_TRUE(shared.ok()) << shared.to_string();
+    }
+    rank.meet();
+  });
+}
+
+TEST_P(GpuMemory, MapsWhileAHostWaits) {
+  if (GetParam() != Place::kProcesses) GTEST_SKIP() << "of processes";
+  const Gpus gpus = gpus_for(GetParam(), 2);
+  NEED_GPUS(gpus);
+  for (const Waits waits : {Waits::kForTheStream, Waits::kCopyingHere, Waits::kCopyingThere}) {
+    for (const bool foreign : {false, true}) map_while_a_host(gpus, waits, foreign);
+  }
 }
 
 // As above, seen from a rank that opens, and one that joins late.
