@@ -13,7 +13,8 @@ install(EXPORT zbccl-targets NAMESPACE zbccl:: DESTINATION ${zbccl_cmake_dir} CO
 
 file(RELATIVE_PATH zbccl_bin_to_lib ${CMAKE_INSTALL_FULL_BINDIR} ${CMAKE_INSTALL_FULL_LIBDIR})
 if(TARGET zbccl_command)
-  set_target_properties(zbccl_command PROPERTIES INSTALL_RPATH "$ORIGIN/${zbccl_bin_to_lib}")
+  # In a wheel it lies in a folder of the package, and the library beside that.
+  set_target_properties(zbccl_command PROPERTIES INSTALL_RPATH "$ORIGIN/${zbccl_bin_to_lib};$ORIGIN/..")
   install(TARGETS zbccl_command RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT runtime)
 endif()
 
