@@ -122,17 +122,28 @@ typedef struct {
   /* out, expert layouts, may be NULL: [L, R] of each expert the rows from each source: how many are
    * written in the lower half, and the first, counted from the expert's first, in the upper. */
   int64_t* recv_ranges;
+  /* Not 0: the counts are exchanged by the handle's first Dispatch, in one step with its rows,
+   * which is the fastest way for few tokens. Needs a capacity; the same on every rank. */
+  int32_t with_dispatch;
+  int32_t reserved;
 } zbcclMoeRouting_t;
 
 /* clang-format off */
 #define ZBCCL_MOE_ROUTING_INITIALIZER \
-  {sizeof(zbcclMoeRouting_t), NULL, 0, 0, zbcclInt64, zbcclMoeRankMajor, 1, 0, NULL, NULL, NULL}
+  {sizeof(zbcclMoeRouting_t), NULL, 0, 0, zbcclInt64, zbcclMoeRankMajor, 1, 0, NULL, NULL, NULL, \
+   0, 0}
 /* clang-format on */
 
 /* Collective. Exchanges how many rows go where, and makes a handle that serves any number of
  * dispatches and combines of tokens so routed, in any order, until it is destroyed. topk_idx is not
  * used any more once the call, or its work, is complete. An index below -1 or not below E is
- * zbcclInvalidArgument. */
+ * zbcclInvalidArgument.
+ *
+ * With `with_dispatch` the call only takes note of its arguments; no other rank is waited for. All
+ * that is said of Route then happens in the first Dispatch: what is wrong is told there, topk_idx
+ * is used and the arrays of counts are written until that is complete, and GetInfo and Combine
+ * before it are zbcclInvalidUsage. On the device the two then are one kernel where the layout is
+ * ExpertMasked. */
 ZBCCL_API zbcclResult_t zbcclMoeRoute(zbcclMoe_t moe, const zbcclMoeRouting_t* routing,
                                       zbcclMoeHandle_t* handle, const zbcclCall_t* call);
 /* Not collective. Work that is still running goes on. NULL is accepted. */

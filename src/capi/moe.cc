@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <deque>
 #include <memory>
+#include <vector>
 
 #include "capi/call.h"
 #include "capi/group.h"
@@ -34,6 +35,8 @@ struct HandleObject {
   zbcclMoe_t moe = nullptr;
   uint64_t moe_generation = 0;
   std::deque<Begun> begun;
+  // Arrays of a Route that its first Dispatch makes, until that is called.
+  std::vector<const void*> later;
 };
 
 }  // namespace
@@ -212,9 +215,10 @@ Status route(zbcclMoe_t moe, const zbcclMoeRouting_t* routing, zbcclMoeHandle_t*
   };
   task.on_device = is_on_device(moe->object->comm, task, call);
   if (task.on_device) made->set_on_device();
+  auto object = std::make_shared<capi::HandleObject>();
+  if (copy.with_dispatch != 0) object->later = task.memory;
   ZBCCL_RETURN_IF_ERROR(make(moe->object->comm, std::move(task), call));
   if (handle == nullptr) return local;
-  auto object = std::make_shared<capi::HandleObject>();
   object->handle = std::move(made);
   object->moe = moe;
   object->moe_generation = moe->generation;
@@ -242,6 +246,9 @@ Status dispatch(zbcclMoeHandle_t handle, const zbcclMoeDispatch_t* given, const 
                  copy.recv_src_idx,
                  copy.recv_topk_weights,
                  copy.recv_row_weights};
+  std::vector<const void*>& later = handle->object->later;
+  task.memory.insert(task.memory.end(), later.begin(), later.end());
+  later.clear();
   task.body = [routed, copy, local = std::make_shared<Status>(local),
                timeout = timeout_of(call)](collectives::Context& context) {
     return routed->moe->dispatch(context, copy, *routed, *local, timeout);

@@ -41,6 +41,9 @@ class DeviceHalf {
                        Handle& handle, Milliseconds timeout) = 0;
   virtual Status dispatch(collectives::Context& context, const zbcclMoeDispatch_t& call,
                           Handle& handle, Milliseconds timeout) = 0;
+  // Both, with the handle's own routing, which has a capacity.
+  virtual Status route_and_dispatch(collectives::Context& context, const zbcclMoeDispatch_t& call,
+                                    Handle& handle, Milliseconds timeout) = 0;
   virtual Status combine(collectives::Context& context, const zbcclMoeCombine_t& call,
                          Handle& handle, Milliseconds timeout) = 0;
 };

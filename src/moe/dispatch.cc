@@ -357,6 +357,7 @@ void Dispatcher::fill_gap(int64_t begin, int64_t end) {
 
 Status Moe::dispatch(collectives::Context& context, const zbcclMoeDispatch_t& call, Handle& handle,
                      const Status& local, Milliseconds timeout) {
+  if (handle.routes_later) return route_and_dispatch(context, call, handle, local, timeout);
   Status status = local;
   if (!handle.on_device()) {
     status = Dispatcher(context, call, handle).run(local, timeout);

@@ -12,9 +12,12 @@ Handle::~Handle() {
 Status Handle::check_ready() const {
   const int now = state.load(std::memory_order_acquire);
   if (now == 1) return {};
-  return error(Code::kInvalidUsage, "{}",
-               now == 0 ? "the handle's Route has not completed; wait for its work first"
-                        : "the handle's Route failed; make a new handle");
+  return error(
+      Code::kInvalidUsage, "{}",
+      now == 0
+          ? "the handle's Route has not completed; wait for its work first, or make the Dispatch "
+            "that it goes with"
+          : "the handle's Route failed; make a new handle");
 }
 
 void Handle::count_rows() {

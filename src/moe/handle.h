@@ -67,8 +67,11 @@ class Handle {
   std::shared_ptr<Moe> moe;
   std::unique_ptr<DeviceTables> device;
   std::atomic<int> state{0};  // 1: ready, 2: failed
+  // The first dispatch is to route, too; as the rest, of the calls' thread.
+  bool routes_later = false;
   int64_t number = 0;
-  zbcclMoeRouting_t routing = ZBCCL_MOE_ROUTING_INITIALIZER;  // its pointers are not used any more
+  zbcclMoeRouting_t routing =
+      ZBCCL_MOE_ROUTING_INITIALIZER;  // once routed, its pointers are not used any more
   Table table;
   Places places;
   std::vector<int64_t> list_begins;  // where each source's list of rows for this rank begins

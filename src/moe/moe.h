@@ -72,6 +72,15 @@ class Moe : public std::enable_shared_from_this<Moe> {
 
  private:
   Moe() = default;
+  // By the arguments that the handle has.
+  Status route_now(collectives::Context& context, Handle& handle, const Status& local,
+                   Milliseconds timeout);
+  Status route_on_host(collectives::Context& context, Handle& handle, const Status& local,
+                       Milliseconds timeout);
+  // What device memory needs of a handle's routing.
+  Status check_device(const Handle& handle) const;
+  Status route_and_dispatch(collectives::Context& context, const zbcclMoeDispatch_t& call,
+                            Handle& handle, const Status& local, Milliseconds timeout);
 
   ExpertMap map_;
   int rank_ = 0;

@@ -42,6 +42,11 @@ Status check(const zbcclMoeRouting_t& routing, size_t local_experts, int device)
     return error(Code::kInvalidArgument, "capacity is {}, expected {} to {}", routing.capacity,
                  least, kMost / each);
   }
+  if (routing.with_dispatch != 0 && routing.capacity == 0) {
+    return error(Code::kInvalidArgument,
+                 "with_dispatch needs a capacity: the outputs are made before it is known how many "
+                 "rows come");
+  }
   if (routing.topk_idx == nullptr && routing.num_tokens > 0) {
     return error(Code::kInvalidArgument, "`topk_idx` is a null pointer");
   }
@@ -216,56 +221,85 @@ void write_results(const zbcclMoeRouting_t& routing, const Handle& handle) {
 
 Status Moe::route(collectives::Context& context, const zbcclMoeRouting_t& routing, Handle& handle,
                   const Status& local, Milliseconds timeout) {
-  transport::Team& team = context.team;
-  context.algorithm = plan::Algorithm::kDirect;
-  handle.number = ++routed_;
   handle.routing = routing;
-  if (handle.on_device()) {
-    Status status = local;
-    if (status.ok() && device_ == nullptr) {
-      status = error(Code::kUnsupported,
-                     "{} experts are not served on device memory: they are too many, or the GPUs "
-                     "do not reach each other's memory",
-                     map_.num_experts());
-    }
-    if (status.ok()) status = check(routing, map_.experts_of(rank_).size(), device());
-    if (status.ok()) status = device_->route(context, routing, handle, timeout);
-    if (status.ok()) {
-      routes_.fetch_add(1, std::memory_order_relaxed);
-    } else {
-      handle.state.store(2, std::memory_order_release);
-    }
+  handle.routes_later = routing.with_dispatch != 0 && local.ok();
+  return handle.routes_later ? Status() : route_now(context, handle, local, timeout);
+}
+
+Status Moe::route_now(collectives::Context& context, Handle& handle, const Status& local,
+                      Milliseconds timeout) {
+  handle.number = ++routed_;
+  Status status = local;
+  if (!handle.on_device()) {
+    status = route_on_host(context, handle, local, timeout);
+    handle.state.store(status.ok() ? 1 : 2, std::memory_order_release);
+  } else {
+    if (status.ok()) status = check_device(handle);
+    if (status.ok()) status = device_->route(context, handle.routing, handle, timeout);
+    if (!status.ok()) handle.state.store(2, std::memory_order_release);
+  }
+  if (status.ok()) routes_.fetch_add(1, std::memory_order_relaxed);
+  return status;
+}
+
+Status Moe::check_device(const Handle& handle) const {
+  if (device_ == nullptr) {
+    return error(Code::kUnsupported,
+                 "{} experts are not served on device memory: they are too many, or the GPUs "
+                 "do not reach each other's memory",
+                 map_.num_experts());
+  }
+  return check(handle.routing, map_.experts_of(rank_).size(), device());
+}
+
+Status Moe::route_on_host(collectives::Context& context, Handle& handle, const Status& local,
+                          Milliseconds timeout) {
+  transport::Team& team = context.team;
+  const zbcclMoeRouting_t& routing = handle.routing;
+  context.algorithm = plan::Algorithm::kDirect;
+  Slot& slot = board_.next(team);
+  Status status = local;
+  if (status.ok()) status = check(routing, map_.experts_of(rank_).size(), kHostMemory);
+  if (status.ok()) {
+    status =
+        read_tokens(routing, map_, board_.next_counts(team), board_.next_rank_counts(team), handle);
+  }
+  std::copy(masked_.begin(), masked_.end(), board_.next_mask(team).begin());
+  slot.terms[0] = routing.num_topk;
+  slot.terms[1] = routing.idx_type;
+  slot.terms[2] = routing.layout;
+  slot.terms[3] = routing.layout == zbcclMoeExpertMajor ? routing.alignment : 1;
+  slot.own[0] = routing.capacity;
+  ZBCCL_RETURN_IF_ERROR(board_.enter(team, Operation::kMoeRoute, number_, status,
+                                     {"num_topk", "idx_type", "layout", "alignment"}, timeout));
+  read_table(board_, team, handle);
+  ZBCCL_RETURN_IF_ERROR(compute_places(board_, team, handle));
+  ZBCCL_RETURN_IF_ERROR(team.confirm());
+  handle.count_rows();
+  count_metadata(handle);
+  write_results(routing, handle);
+  return {};
+}
+
+// On the host the two are one behind the other: the counts decide what a rank reads.
+Status Moe::route_and_dispatch(collectives::Context& context, const zbcclMoeDispatch_t& call,
+                               Handle& handle, const Status& local, Milliseconds timeout) {
+  handle.routes_later = false;
+  if (!handle.on_device()) {
+    ZBCCL_RETURN_IF_ERROR(route_now(context, handle, local, timeout));
+    return dispatch(context, call, handle, Status(), timeout);
+  }
+  handle.number = ++routed_;
+  Status status = local;
+  if (status.ok()) status = check_device(handle);
+  if (status.ok()) status = device_->route_and_dispatch(context, call, handle, timeout);
+  if (!status.ok()) {
+    handle.state.store(2, std::memory_order_release);
     return status;
   }
-  const auto run = [&]() -> Status {
-    Slot& slot = board_.next(team);
-    Status status = local;
-    if (status.ok()) status = check(routing, map_.experts_of(rank_).size(), kHostMemory);
-    if (status.ok()) {
-      status = read_tokens(routing, map_, board_.next_counts(team), board_.next_rank_counts(team),
-                           handle);
-    }
-    std::copy(masked_.begin(), masked_.end(), board_.next_mask(team).begin());
-    slot.terms[0] = routing.num_topk;
-    slot.terms[1] = routing.idx_type;
-    slot.terms[2] = routing.layout;
-    slot.terms[3] = routing.layout == zbcclMoeExpertMajor ? routing.alignment : 1;
-    slot.own[0] = routing.capacity;
-    ZBCCL_RETURN_IF_ERROR(board_.enter(team, Operation::kMoeRoute, number_, status,
-                                       {"num_topk", "idx_type", "layout", "alignment"}, timeout));
-    read_table(board_, team, handle);
-    ZBCCL_RETURN_IF_ERROR(compute_places(board_, team, handle));
-    return team.confirm();
-  };
-  const Status status = run();
-  if (status.ok()) {
-    handle.count_rows();
-    count_metadata(handle);
-    write_results(routing, handle);
-    routes_.fetch_add(1, std::memory_order_relaxed);
-  }
-  handle.state.store(status.ok() ? 1 : 2, std::memory_order_release);
-  return status;
+  routes_.fetch_add(1, std::memory_order_relaxed);
+  dispatches_.fetch_add(1, std::memory_order_relaxed);
+  return {};
 }
 
 }  // namespace zbccl::moe

@@ -95,6 +95,8 @@ int main(void) {
   FIELD(zbcclMoeRouting_t, recv_counts);
   FIELD(zbcclMoeRouting_t, recv_status);
   FIELD(zbcclMoeRouting_t, recv_ranges);
+  FIELD(zbcclMoeRouting_t, with_dispatch);
+  FIELD(zbcclMoeRouting_t, reserved);
 
   STRUCT(zbcclMoeInfo_t);
   FIELD(zbcclMoeInfo_t, size);

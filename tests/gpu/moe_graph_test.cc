@@ -9,7 +9,7 @@
 namespace zbccl::test {
 namespace {
 
-constexpr int kReplays = 300;
+constexpr int kReplays = 1000;
 constexpr uint16_t kPoison = 0x7B7B;
 
 class MoeGraphs : public testing::TestWithParam<Place> {};
@@ -64,6 +64,7 @@ class Cycle {
     routing.num_topk = what_.topk;
     routing.layout = what_.layout;
     routing.capacity = what_.capacity;
+    routing.with_dispatch = what_.with_dispatch ? 1 : 0;
     routing.recv_status = reinterpret_cast<int64_t*>(status_.data());
     handle_ = moe_.route(routing, &call);
     zbcclMoeDispatch_t there = moe_dispatch();
@@ -197,6 +198,15 @@ TEST_P(MoeGraphs, ReplaysMaskedRows) {
   MoeCase what = small_case();
   what.layout = zbcclMoeExpertMasked;
   what.capacity = 58;  // which some experts exceed now and then
+  run_replays(GetParam(), what);
+}
+
+TEST_P(MoeGraphs, ReplaysRowsThatAreRoutedOnTheirWay) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  MoeCase what = small_case();
+  what.with_dispatch = true;
+  what.layout = zbcclMoeExpertMasked;
+  what.capacity = 58;
   run_replays(GetParam(), what);
 }
 

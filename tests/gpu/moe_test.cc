@@ -203,6 +203,85 @@ TEST_P(GpuMoe, LeavesOutWhatDoesNotFit) {
   run_cases(GetParam(), 4, cases);
 }
 
+// One kernel where experts have places of their own; in the other layouts two, one behind the
+// other.
+TEST_P(GpuMoe, RoutesWithTheDispatch) {
+  ZBCCL_NEED_GPUS(GetParam(), 2);
+  std::vector<MoeCase> cases;
+  MoeCase masked;
+  masked.with_dispatch = true;
+  masked.layout = zbcclMoeExpertMasked;
+  masked.capacity = 90;
+  for (const int quant : {zbcclMoeQuantNone, zbcclMoeQuantFp8, zbcclMoeQuantFp8Pow2,
+                          zbcclMoeQuantFp8Ue8m0, zbcclMoeQuantInt8}) {
+    for (const int type : {zbcclBfloat16, zbcclFloat16, zbcclFloat32}) {
+      MoeCase what = masked;
+      what.quant = quant;
+      what.type = type;
+      what.hidden = type == zbcclFloat16 ? 640 : 280;  // whole groups, and a short one
+      what.transposed = type != zbcclFloat32;
+      what.special = type == zbcclFloat32;
+      what.strided = type == zbcclFloat16;
+      what.zero_padding = quant % 2 == 0;
+      what.phases = type == zbcclBfloat16;
+      what.seed = static_cast<uint64_t>(quant);
+      cases.push_back(what);
+    }
+  }
+  for (const Routed routed : {Routed::kOneExpert, Routed::kEmptyRank, Routed::kDuplicates,
+                              Routed::kNone, Routed::kSkewed}) {
+    for (const int64_t capacity : {1, 13}) {
+      MoeCase what = masked;
+      what.routed = routed;
+      what.idx_type = zbcclInt32;
+      what.capacity = capacity;
+      what.zero_padding = capacity > 1;
+      cases.push_back(what);
+    }
+  }
+  MoeCase odd = masked;  // ranks without experts or tokens, experts that do not divide
+  odd.mapped = true;
+  odd.idle_rank = true;
+  odd.experts = 7;
+  cases.push_back(odd);
+  odd.no_tokens = true;
+  cases.push_back(odd);
+  MoeCase many = masked;  // of tokens for each block, and slots
+  many.experts = 67;
+  many.topk = 32;
+  many.tokens = 300;
+  many.hidden = 64;
+  many.capacity = 40;
+  cases.push_back(many);
+  MoeCase model = masked;
+  model.experts = 64;
+  model.topk = 8;
+  model.tokens = 24;
+  model.hidden = 7168;
+  for (const int quant : {zbcclMoeQuantNone, zbcclMoeQuantFp8}) {
+    model.quant = quant;
+    cases.push_back(model);
+  }
+  model.hidden = 61440;  // more than shared memory has room for
+  model.quant = zbcclMoeQuantNone;
+  model.tokens = 3;
+  cases.push_back(model);
+  MoeCase given = masked;  // codes with their scales
+  given.type = zbcclFloat8e4m3;
+  given.hidden = 256;
+  given.scales = 2;
+  for (const bool transposed : {false, true}) {
+    given.transposed = transposed;
+    cases.push_back(given);
+  }
+  for (const int layout : {zbcclMoeRankMajor, zbcclMoeExpertMajor}) {
+    MoeCase what = masked;
+    what.layout = layout;
+    cases.push_back(what);
+  }
+  run_cases(GetParam(), 4, cases);
+}
+
 TEST_P(GpuMoe, SendsNowAndReceivesLater) {
   ZBCCL_NEED_GPUS(GetParam(), 2);
   MoeCase what;
@@ -235,7 +314,10 @@ TEST_P(GpuMoe, LeavesRanksOut) {
   run_at(GetParam(), 3, [](GpuRank& rank, Communicator& comm) {
     const int last = comm.size() - 1;
     const auto ranks = static_cast<size_t>(comm.size());
-    for (MoeCase what : in_every_layout(MoeCase(), 3)) {
+    std::vector<MoeCase> cases = in_every_layout(MoeCase(), 3);
+    cases.push_back(cases.back());
+    cases.back().with_dispatch = true;
+    for (const MoeCase& what : cases) {
       MoeWorld world = make_world(what, comm.size());
       Moe moe = make_moe(comm, what, world);
       GpuBed bed(rank);
@@ -243,10 +325,11 @@ TEST_P(GpuMoe, LeavesRanksOut) {
         world.masked.assign(ranks, std::vector<bool>(ranks, false));
         world.masked[0][ranks - 1] = masked;
         if (comm.rank() == 0) moe.set_mask(last, masked);
-        MoeArray indices;
-        MoeHandle handle = route(moe, what, world, comm.rank(), indices, bed);
-        expect_info(handle, world, comm.rank());
+        RouteArrays arrays;
+        MoeHandle handle = call_route(moe, what, world, comm.rank(), arrays, bed);
         run_dispatch(handle, what, world, comm.rank(), bed);
+        expect_counts(handle, arrays);
+        expect_info(handle, world, comm.rank());
         run_combine(handle, what, world, comm.rank(), bed);
         rank.settle();
       }

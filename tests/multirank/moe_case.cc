@@ -130,6 +130,7 @@ std::string MoeCase::describe() const {
                                    {pre_reduce, " pre_reduce"},
                                    {weighted, " weighted"},
                                    {phases, " phases"},
+                                   {with_dispatch, " with_dispatch"},
                                    {special, " special"},
                                    {idle_rank, " idle_rank"}}) {
     if (flag) text += name;
@@ -183,8 +184,8 @@ Moe make_moe(Communicator& comm, const MoeCase& what, const MoeWorld& world) {
   return {comm, what.experts};
 }
 
-MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank, MoeArray& indices,
-                MoeBed& bed) {
+MoeHandle call_route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank,
+                     RouteArrays& arrays, MoeBed& bed) {
   const auto& mine = world.topk_idx[static_cast<size_t>(rank)];
   const size_t index = what.idx_type == zbcclInt64 ? 8 : 4;
   std::vector<std::byte> numbers(mine.size() * index);
@@ -195,43 +196,57 @@ MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank, 
       put(numbers, static_cast<int64_t>(i), static_cast<int32_t>(mine[i]));
     }
   }
-  indices = memory_of(bed, what, numbers, numbers.size());
+  arrays.indices = memory_of(bed, what, numbers, numbers.size());
   const size_t experts = world.experts_of(rank).size();
-  const MoeArray counts = memory(bed, what, experts * sizeof(int32_t));
-  const MoeArray status = memory(bed, what, 3 * sizeof(int64_t));
+  arrays.counts = memory(bed, what, experts * sizeof(int32_t));
+  arrays.status = memory(bed, what, 3 * sizeof(int64_t));
   const bool by_expert = what.layout != zbcclMoeRankMajor;
   const size_t ranges_bytes = experts * static_cast<size_t>(world.ranks) * sizeof(int64_t);
-  const MoeArray ranges = memory(bed, what, by_expert ? ranges_bytes : 0);
+  arrays.ranges = memory(bed, what, by_expert ? ranges_bytes : 0);
   zbcclMoeRouting_t routing = moe_routing();
-  routing.topk_idx = mine.empty() ? nullptr : indices->data();
+  routing.topk_idx = mine.empty() ? nullptr : arrays.indices->data();
   routing.num_tokens = world.tokens(rank);
   routing.num_topk = what.topk;
   routing.idx_type = what.idx_type;
   routing.layout = what.layout;
   routing.alignment = what.alignment;
   routing.capacity = world.capacity[static_cast<size_t>(rank)];
-  routing.recv_counts = reinterpret_cast<int32_t*>(counts->data());
-  routing.recv_status = reinterpret_cast<int64_t*>(status->data());
-  if (by_expert) routing.recv_ranges = reinterpret_cast<int64_t*>(ranges->data());
+  routing.recv_counts = reinterpret_cast<int32_t*>(arrays.counts->data());
+  routing.recv_status = reinterpret_cast<int64_t*>(arrays.status->data());
+  if (by_expert) routing.recv_ranges = reinterpret_cast<int64_t*>(arrays.ranges->data());
+  routing.with_dispatch = what.with_dispatch ? 1 : 0;
   bed.settle();
   MoeHandle handle = moe.route(routing, bed.call());
   bed.settle();
+  return handle;
+}
+
+void expect_counts(const MoeHandle& handle, const RouteArrays& arrays) {
   const zbcclMoeInfo_t info = handle.info();
+  const auto experts = static_cast<size_t>(info.num_local_experts);
+  const auto ranks = static_cast<size_t>(info.num_ranks);
   const int64_t want_status[3] = {info.num_rows, info.needed_capacity, info.overflow};
   std::vector<std::byte> want(sizeof want_status);
   std::memcpy(want.data(), want_status, sizeof want_status);
-  expect_same(want, status, "recv_status");
+  expect_same(want, arrays.status, "recv_status");
   want.resize(experts * sizeof(int32_t));
   if (experts > 0) std::memcpy(want.data(), info.expert_counts, want.size());
-  expect_same(want, counts, "recv_counts");
-  if (!by_expert) return handle;
-  want.resize(ranges_bytes);
-  for (size_t i = 0; i < experts * static_cast<size_t>(world.ranks); ++i) {
-    const int64_t first =
-        info.source_begins[i] - info.expert_offsets[i / static_cast<size_t>(world.ranks)];
+  expect_same(want, arrays.counts, "recv_counts");
+  if (info.layout == zbcclMoeRankMajor) return;
+  want.resize(experts * ranks * sizeof(int64_t));
+  for (size_t i = 0; i < experts * ranks; ++i) {
+    const int64_t first = info.source_begins[i] - info.expert_offsets[i / ranks];
     put(want, static_cast<int64_t>(i), first << 32 | info.source_counts[i]);
   }
-  expect_same(want, ranges, "recv_ranges");
+  expect_same(want, arrays.ranges, "recv_ranges");
+}
+
+MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank, MoeArray& indices,
+                MoeBed& bed) {
+  RouteArrays arrays;
+  MoeHandle handle = call_route(moe, what, world, rank, arrays, bed);
+  expect_counts(handle, arrays);
+  indices = std::move(arrays.indices);
   return handle;
 }
 
@@ -522,8 +537,10 @@ void run_moe(Communicator& comm, const MoeCase& what, MoeBed& bed) {
   const int rank = comm.rank();
   const MoeWorld world = make_world(what, comm.size());
   Moe moe = make_moe(comm, what, world);
-  MoeArray indices;
-  MoeHandle handle = route(moe, what, world, rank, indices, bed);
+  RouteArrays arrays;
+  MoeHandle handle = call_route(moe, what, world, rank, arrays, bed);
+  if (what.with_dispatch) run_dispatch(handle, what, world, rank, bed);
+  expect_counts(handle, arrays);
   expect_info(handle, world, rank);
   run_dispatch(handle, what, world, rank, bed);
   run_combine(handle, what, world, rank, bed);

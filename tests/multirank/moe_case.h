@@ -49,7 +49,8 @@ struct MoeCase {
   bool weighted = true;
   int biases = 0;
   bool phases = false;
-  bool special = false;  // inputs with infinities, NaN and denormals
+  bool with_dispatch = false;  // routes in the first dispatch; with a capacity
+  bool special = false;        // inputs with infinities, NaN and denormals
   uint64_t seed = 1;
 
   std::string describe() const;
@@ -87,6 +88,17 @@ Moe make_moe(Communicator& comm, const MoeCase& what, const MoeWorld& world);
 using MoeArray = std::unique_ptr<MoeBed::Array>;
 MoeHandle route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank, MoeArray& indices,
                 MoeBed& bed);
+
+// The same in two: the call with its arrays, and what has come to be in these once it is made.
+struct RouteArrays {
+  MoeArray indices;
+  MoeArray counts;
+  MoeArray status;
+  MoeArray ranges;
+};
+MoeHandle call_route(Moe& moe, const MoeCase& what, const MoeWorld& world, int rank,
+                     RouteArrays& arrays, MoeBed& bed);
+void expect_counts(const MoeHandle& handle, const RouteArrays& arrays);
 
 void expect_info(const MoeHandle& handle, const MoeWorld& world, int rank);
 // Both calls with one handle.

@@ -196,6 +196,24 @@ TEST(Moe, LeavesOutWhatDoesNotFit) {
   run_all({.ranks = 3, .mode = Mode::kThreads}, cases);
 }
 
+TEST(Moe, RoutesWithTheDispatch) {
+  std::vector<MoeCase> cases;
+  for (const int layout : kLayouts) {
+    for (const int64_t capacity : {2, 90}) {
+      for (const bool phases : {false, true}) {
+        MoeCase what;
+        what.with_dispatch = true;
+        what.layout = layout;
+        what.capacity = capacity;
+        what.phases = phases;
+        what.quant = phases ? zbcclMoeQuantFp8 : zbcclMoeQuantNone;
+        cases.push_back(what);
+      }
+    }
+  }
+  run_all({.ranks = 3, .mode = Mode::kThreads}, cases);
+}
+
 // With one handle again and again, and many handles at once.
 TEST(Moe, KeepsHandles) {
   run_job({.ranks = 3, .mode = Mode::kThreads}, [](Rank& rank) {

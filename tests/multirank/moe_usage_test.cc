@@ -271,6 +271,35 @@ TEST(MoeUsage, StaleHandles) {
   });
 }
 
+TEST(MoeUsage, RoutesThatGoWithADispatch) {
+  run_job({.ranks = 2, .mode = Mode::kThreads}, [](Rank& rank) {
+    Communicator comm = connect(rank);
+    Stage stage(comm, zbcclMoeExpertMajor);
+    zbcclMoeRouting_t routing = stage.routing;
+    routing.with_dispatch = 1;
+    const bool odd = comm.rank() == kOdd;
+    MoeHandle handle = stage.moe.route(routing);
+    expect_error(zbcclInvalidArgument, zbcclMoeDispatch(handle.get(), &stage.dispatch, nullptr),
+                 {"with_dispatch needs a capacity"});
+    routing.capacity = stage.handle.info().allocated_rows;
+    handle = stage.moe.route(routing);
+    zbcclMoeInfo_t info = ZBCCL_MOE_INFO_INITIALIZER;
+    expect_error(zbcclInvalidUsage, zbcclMoeHandleGetInfo(handle.get(), &info),
+                 {"has not completed"});
+    expect_error(zbcclInvalidUsage, zbcclMoeCombine(handle.get(), &stage.combine, nullptr),
+                 {"has not completed"});
+    zbcclMoeDispatch_t wrong = stage.dispatch;
+    if (odd) wrong.recv_x = nullptr;
+    expect_error(odd ? zbcclInvalidArgument : zbcclInvalidUsage,
+                 zbcclMoeDispatch(handle.get(), &wrong, nullptr), {"recv_x"});
+    stage.expect_untouched();
+    handle.dispatch(stage.dispatch);  // routed by now
+    handle.combine(stage.combine);
+    EXPECT_EQ(stage.handle.info().num_rows, handle.info().num_rows);
+    stage.expect_works();
+  });
+}
+
 TEST(MoeUsage, PhasesOutOfOrder) {
   run_job({.ranks = 2, .mode = Mode::kThreads}, [](Rank& rank) {
     Communicator comm = connect(rank);

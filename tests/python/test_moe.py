@@ -525,6 +525,40 @@ def test_send_and_receive() -> None:
     run_threads(SIZE, body)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_routes_with_the_dispatch(layout: str) -> None:
+    x, _ = inputs("float32")
+    world = make_world(layout)
+
+    def body(comm: zbccl.Communicator) -> None:
+        me = comm.rank
+        experts = zbccl.moe.Experts(comm, len(EXPERTS), EXPERTS)
+        wishes: dict[str, Any] = {"out_src_idx": True, "zero_padding": True, "quant": "fp8"}
+        plain = experts.route(world.topk[me], layout, capacity=60)
+        want = plain.dispatch(x[me], **wishes)
+        counts = np.full(len(experts.local_experts), -1, np.int32)
+        handle = experts.route(
+            world.topk[me].copy(), layout, capacity=60, recv_counts=counts, with_dispatch=True
+        )
+        assert (counts == -1).all()
+        with pytest.raises(zbccl.InvalidUsageError, match="the Dispatch that it goes with"):
+            _ = handle.num_rows
+        for _ in range(2):
+            got = handle.dispatch(x[me], **wishes)
+            np.testing.assert_array_equal(raw(got.x), raw(want.x))
+            np.testing.assert_array_equal(got.scales, want.scales)
+            np.testing.assert_array_equal(got.src_idx, want.src_idx)
+        np.testing.assert_array_equal(counts, plain.expert_counts)
+        assert handle.num_rows == plain.num_rows and handle.overflow == plain.overflow
+        work = experts.route(
+            world.topk[me].copy(), layout, capacity=60, with_dispatch=True, async_op=True
+        )
+        sent = work.output.send_dispatch(x[me], **wishes)
+        np.testing.assert_array_equal(raw(sent.receive().x), raw(want.x))
+
+    run_threads(SIZE, body)
+
+
 def test_cached_routing_and_reports() -> None:
     def body(comm: zbccl.Communicator) -> dict[str, int]:
         experts = zbccl.moe.Experts(comm, 4)

@@ -109,6 +109,8 @@ void MoeExchange::load(const Batch& batch) {
   if (options_.graph && shape_.layout != zbcclMoeExpertMasked) {
     routing_.capacity = static_cast<int64_t>(placement_->rows.size());
   }
+  // Graphs keep the handle, and what the checks ask comes after the first dispatch.
+  routing_.with_dispatch = options_.low_latency && !options_.cached ? 1 : 0;
   handle_ = moe_.route(routing_, how());
 
   const bool registered = !options_.unregistered;

@@ -171,7 +171,7 @@ void* import_counts(int device, nb::handle object, int64_t count, zbcclDataType_
 
 nb::tuple route(const std::shared_ptr<Experts>& self, nb::handle topk_idx, int layout,
                 int alignment, int64_t capacity, nb::handle recv_counts, nb::handle recv_status,
-                nb::handle recv_ranges, int64_t timeout_ms, bool asynchronous) {
+                nb::handle recv_ranges, bool with_dispatch, int64_t timeout_ms, bool asynchronous) {
   zbcclMoe_t moe = self->get("route");
   const auto local = static_cast<int>(self->local_experts().size());
   std::vector<Operand> operands;
@@ -192,7 +192,9 @@ nb::tuple route(const std::shared_ptr<Experts>& self, nb::handle topk_idx, int l
   const int64_t ranges = static_cast<int64_t>(local) * self->communicator("route").size();
   routing.recv_ranges = static_cast<int64_t*>(import_counts(
       indices.device, recv_ranges, ranges, zbcclInt64, "route: recv_ranges", &operands));
+  routing.with_dispatch = with_dispatch ? 1 : 0;
   auto handle = std::make_shared<Handle>(self, routing, local, indices.device);
+  if (with_dispatch) handle->keep(operands);
   Operand keeps;  // the place that a running call writes the handle to
   keeps.holder = handle;
   operands.push_back(std::move(keeps));
@@ -264,10 +266,12 @@ void bind_moe(nb::module_& module) {
       .def("close", &Experts::release)
       .def("route", &route, nb::arg("topk_idx"), nb::arg("layout"), nb::arg("alignment"),
            nb::arg("capacity"), nb::arg("recv_counts").none(), nb::arg("recv_status").none(),
-           nb::arg("recv_ranges").none(), nb::arg("timeout_ms"), nb::arg("asynchronous"),
+           nb::arg("recv_ranges").none(), nb::arg("with_dispatch"), nb::arg("timeout_ms"),
+           nb::arg("asynchronous"),
            nb::sig("def route(self, topk_idx: object, layout: int, alignment: int, capacity: int, "
                    "recv_counts: object | None, recv_status: object | None, "
-                   "recv_ranges: object | None, timeout_ms: int, asynchronous: bool) -> "
+                   "recv_ranges: object | None, with_dispatch: bool, timeout_ms: int, "
+                   "asynchronous: bool) -> "
                    "tuple[Flight | None, Handle]"));
   nb::class_<Handle> handle(module, "Handle", "Where the rows of one routing go.");
   handle.def("numbers", &numbers, nb::sig("def numbers(self) -> dict[str, int]"))

@@ -58,6 +58,8 @@ class Handle {
   Handle& operator=(const Handle&) = delete;
 
   void close();
+  // Memory that the first dispatch uses, too; kept as long as the handle.
+  void keep(const std::vector<Operand>& operands) { kept_ = operands; }
   zbcclMoeHandle_t get(const char* action) const;
   zbcclMoeHandle_t* place() noexcept { return &handle_; }
   Communicator& communicator(const char* action) const { return experts_->communicator(action); }
@@ -74,6 +76,7 @@ class Handle {
   zbcclMoeRouting_t routing_;  // its sizes; the memory is not used any more
   int local_experts_;
   int device_;
+  std::vector<Operand> kept_;
   zbcclMoeHandle_t handle_ = nullptr;
   pid_t process_ = getpid();
 };

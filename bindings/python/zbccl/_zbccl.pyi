@@ -292,6 +292,7 @@ class Experts:
         recv_counts: object | None,
         recv_status: object | None,
         recv_ranges: object | None,
+        with_dispatch: bool,
         timeout_ms: int,
         asynchronous: bool,
     ) -> tuple[Flight | None, Handle]: ...

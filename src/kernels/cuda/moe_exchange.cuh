@@ -8,18 +8,27 @@
 
 namespace zbccl::cuda {
 
-inline constexpr int kExchangeThreads = 1024;
-
 __device__ __forceinline__ int32_t clamp_rows(int64_t rows) {
   return static_cast<int32_t>(min(max(rows, int64_t{0}), kMostTargetRows));
+}
+
+// Word `w` of this rank's to everyone; `total`: what its tokens have.
+__device__ __forceinline__ void show_total(const TeamView& view, const RouteArgs& args,
+                                           const Turn& turn, int w, int32_t total) {
+  const int first_extra = args.moe.experts + view.nranks;
+  if (w == first_extra + kWordCapacity) total = args.capacity;
+  if (w == first_extra + kWordMask) total = static_cast<int32_t>(args.mask);
+  for (int i = 1; i <= view.nranks; ++i) {
+    const int r = (view.rank + i) % view.nranks;
+    show_word(words_at(view, args.moe, turn, r, view.rank) + w, turn, static_cast<uint32_t>(total));
+  }
 }
 
 // Leaves in chunk_counts what the chunks before have, and shows the sums to everyone.
 __device__ __forceinline__ void show_counts(const TeamView& view, const RouteArgs& args,
                                             const Turn& turn, int chunks) {
-  const int first_extra = args.moe.experts + view.nranks;
   const int words = moe_words(args.moe.experts, view.nranks);
-  for (int w = static_cast<int>(threadIdx.x); w < words; w += kExchangeThreads) {
+  for (int w = static_cast<int>(threadIdx.x); w < words; w += static_cast<int>(blockDim.x)) {
     int32_t* const column = args.moe.chunk_counts + w;
     int32_t here[kRouteBlocks];  // all loads before the first store
 #pragma unroll
@@ -30,29 +39,37 @@ __device__ __forceinline__ void show_counts(const TeamView& view, const RouteArg
       if (c < chunks) column[c * words] = total;
       total += here[c];
     }
-    if (w == first_extra + kWordCapacity) total = args.capacity;
-    if (w == first_extra + kWordMask) total = static_cast<int32_t>(args.mask);
-    for (int i = 1; i <= view.nranks; ++i) {
-      const int r = (view.rank + i) % view.nranks;
-      show_word(words_at(view, args.moe, turn, r, view.rank) + w, turn,
-                static_cast<uint32_t>(total));
-    }
+    show_total(view, args, turn, w, total);
   }
 }
 
 // The whole block; false if a rank has failed meanwhile.
 __device__ __forceinline__ bool read_counts(const TeamView& view, const RouteArgs& args,
                                             const Turn& turn) {
+  constexpr int kAtOnce = 8;
   const int words = moe_words(args.moe.experts, view.nranks);
+  const int all = view.nranks * words;
+  const int step = static_cast<int>(blockDim.x);
+  const uint64_t* const board = words_at(view, args.moe, turn, view.rank, 0);
   Waiter waiter(view, turn.epoch);
   bool alive = true;
-  for (int i = static_cast<int>(threadIdx.x); alive && i < view.nranks * words;
-       i += kExchangeThreads) {
-    const int source = i / words;
-    uint32_t value = 0;
-    alive = await_word(waiter, turn, words_at(view, args.moe, turn, view.rank, source) + i % words,
-                       source, &value);
-    args.tables.words[i] = static_cast<int32_t>(value);
+  for (int first = static_cast<int>(threadIdx.x); alive && first < all; first += kAtOnce * step) {
+    uint64_t seen[kAtOnce];  // most are there already
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int i = first + k * step;
+      seen[k] = i < all ? load_relaxed(board + i) : 0;
+    }
+#pragma unroll
+    for (int k = 0; k < kAtOnce; ++k) {
+      const int i = first + k * step;
+      if (i >= all || !alive) break;
+      auto value = static_cast<uint32_t>(seen[k] >> 32);
+      if (static_cast<uint32_t>(seen[k]) != turn.epoch) {
+        alive = await_word(waiter, turn, board + i, i / words, &value);
+      }
+      args.tables.words[i] = static_cast<int32_t>(value);
+    }
   }
   return __syncthreads_and(alive) != 0;
 }
@@ -89,14 +106,16 @@ __device__ __forceinline__ void clear_counts(const Table& table, bool all) {
     if (s < nranks) masks = masks || table.extra(s, kWordMask) != 0;
   }
   if (!all && !masks) return;
-  for (int i = static_cast<int>(threadIdx.x); i < nranks * experts; i += kExchangeThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < nranks * experts;
+       i += static_cast<int>(blockDim.x)) {
     const int source = i / experts;
     const int expert = i % experts;
     if (all || table.apart(source, table.args.moe.rank_of[expert])) {
       table.of(source)[expert] = 0;
     }
   }
-  for (int i = static_cast<int>(threadIdx.x); i < nranks * nranks; i += kExchangeThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < nranks * nranks;
+       i += static_cast<int>(blockDim.x)) {
     if (all || table.apart(i / nranks, i % nranks)) table.to_rank(i / nranks, i % nranks) = 0;
   }
   __syncthreads();
@@ -187,9 +206,10 @@ __device__ __forceinline__ void place_tokens(const Table& table, int rank, MoeTo
   const int64_t capacity = table.extra(rank, kWordCapacity);
   int64_t before = 0;
   int64_t total = 0;
-  for (int s = 0; s < table.view.nranks; ++s) {
+#pragma unroll
+  for (int s = 0; s < kMaxRanks; ++s) {
     if (s == table.view.rank) before = total;
-    total += table.to_rank(s, rank);
+    if (s < table.view.nranks) total += table.to_rank(s, rank);
   }
   table.args.moe.starts[rank] = clamp_rows(before);
   const int64_t limit = capacity > 0 ? capacity : kMostTargetRows;
@@ -206,10 +226,13 @@ __device__ __forceinline__ void count_experts(const Table& table) {
   const MoeView& moe = table.args.moe;
   const int first = moe.first_place[table.view.rank];
   const int count = moe.first_place[table.view.rank + 1] - first;
-  for (int local = static_cast<int>(threadIdx.x); local < count; local += kExchangeThreads) {
+  for (int local = static_cast<int>(threadIdx.x); local < count;
+       local += static_cast<int>(blockDim.x)) {
     int32_t total = 0;
-    for (int s = 0; s < table.view.nranks; ++s) {
-      total += table.of(s)[moe.by_place[first + local]];
+    const int expert = moe.by_place[first + local];
+#pragma unroll
+    for (int s = 0; s < kMaxRanks; ++s) {
+      if (s < table.view.nranks) total += table.of(s)[expert];
     }
     table.args.tables.expert_counts[local] = total;
   }
@@ -221,13 +244,15 @@ __device__ __forceinline__ void void_route(const Table& table, MoeTotals* totals
   const bool by_expert = table.args.layout != MoeLayout::kRankMajor;
   const int limits = by_expert ? moe.experts : table.view.nranks;
   const int count = moe.first_place[table.view.rank + 1] - moe.first_place[table.view.rank];
-  for (int i = static_cast<int>(threadIdx.x); i < limits; i += kExchangeThreads) moe.limits[i] = 0;
-  for (int i = static_cast<int>(threadIdx.x); i <= count; i += kExchangeThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < limits; i += static_cast<int>(blockDim.x))
+    moe.limits[i] = 0;
+  for (int i = static_cast<int>(threadIdx.x); i <= count; i += static_cast<int>(blockDim.x)) {
     if (i < count) table.args.tables.expert_counts[i] = 0;
     if (by_expert) table.args.tables.expert_offsets[i] = 0;
   }
   for (int i = static_cast<int>(threadIdx.x);
-       table.args.recv_ranges != nullptr && i < count * table.view.nranks; i += kExchangeThreads) {
+       table.args.recv_ranges != nullptr && i < count * table.view.nranks;
+       i += static_cast<int>(blockDim.x)) {
     table.args.recv_ranges[i] = 0;
   }
   if (threadIdx.x == 0) *totals = {0, 0, 0, failed};
@@ -239,7 +264,7 @@ __device__ __forceinline__ void tell_results(const Table& table, const MoeTotals
   const MoeView& moe = args.moe;
   const int count = moe.first_place[table.view.rank + 1] - moe.first_place[table.view.rank];
   for (int i = static_cast<int>(threadIdx.x); args.recv_counts != nullptr && i < count;
-       i += kExchangeThreads) {
+       i += static_cast<int>(blockDim.x)) {
     args.recv_counts[i] = args.tables.expert_counts[i];
   }
   if (threadIdx.x == 0) {
@@ -252,7 +277,7 @@ __device__ __forceinline__ void tell_results(const Table& table, const MoeTotals
   }
   if (args.host_done == nullptr) return;
   for (int i = static_cast<int>(threadIdx.x); i < table.view.nranks * table.words;
-       i += kExchangeThreads) {
+       i += static_cast<int>(blockDim.x)) {
     args.host_words[i] = args.tables.words[i];
   }
   if (threadIdx.x == 0) *args.host_totals = totals;
@@ -262,27 +287,21 @@ __device__ __forceinline__ void tell_results(const Table& table, const MoeTotals
 }
 
 struct ExchangeShared {
-  Entries entries;
+  Entries entries;  // of exchange_counts()
   MoeTotals totals;
   int32_t failed;
 };
 
-// From this rank's counts, in `chunks` chunks, to where its rows begin. False if the calls do not
-// agree or a rank does not come.
-__device__ __forceinline__ bool exchange_counts(const TeamView& view, const RouteArgs& args,
-                                                const Turn& turn, int chunks,
-                                                ExchangeShared* shared) {
+// From everyone's counts to the tables, and to where this rank's rows begin. The whole block; false
+// if a rank does not come.
+__device__ __forceinline__ bool settle_counts(const TeamView& view, const RouteArgs& args,
+                                              const Turn& turn, ExchangeShared* shared) {
   const int tid = static_cast<int>(threadIdx.x);
-  send_entry(view, args.call, turn, tid);
-  show_counts(view, args, turn, chunks);
-  clear_previous_slot(view, turn, threadIdx.x, kExchangeThreads);
   if (tid == 0) {
     shared->failed = 0;
     shared->totals = {};
   }
-  if (!check_entry(view, args.call, turn, &shared->entries) || !read_counts(view, args, turn)) {
-    return false;
-  }
+  if (!read_counts(view, args, turn)) return false;
   const Table table = {view, args, moe_words(args.moe.experts, view.nranks)};
   if (tid < view.nranks && table.extra(tid, kWordWrong) != 0) {
     shared->failed = kWrongIndex | tid << 8;  // any of them, should there be several
@@ -290,8 +309,8 @@ __device__ __forceinline__ bool exchange_counts(const TeamView& view, const Rout
   __syncthreads();
   clear_counts(table, shared->failed != 0);
   if (args.layout != MoeLayout::kRankMajor) {
-    if (tid / 32 < view.nranks) {
-      place_experts(table, tid / 32, &shared->totals, &shared->failed);
+    for (int r = tid / 32; r < view.nranks; r += static_cast<int>(blockDim.x) / 32) {
+      place_experts(table, r, &shared->totals, &shared->failed);
     }
   } else {
     if (tid < view.nranks) place_tokens(table, tid, &shared->totals, &shared->failed);
@@ -302,6 +321,17 @@ __device__ __forceinline__ bool exchange_counts(const TeamView& view, const Rout
   __syncthreads();
   tell_results(table, shared->totals);
   return true;
+}
+
+// The same from this rank's counts, in `chunks` chunks. False if the calls do not agree, too.
+__device__ __forceinline__ bool exchange_counts(const TeamView& view, const RouteArgs& args,
+                                                const Turn& turn, int chunks,
+                                                ExchangeShared* shared) {
+  send_entry(view, args.call, turn, static_cast<int>(threadIdx.x));
+  show_counts(view, args, turn, chunks);
+  clear_previous_slot(view, turn, threadIdx.x, blockDim.x);
+  return check_entry(view, args.call, turn, &shared->entries) &&
+         settle_counts(view, args, turn, shared);
 }
 
 }  // namespace zbccl::cuda

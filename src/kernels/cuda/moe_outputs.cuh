@@ -40,14 +40,9 @@ __device__ __forceinline__ MoeOutputs outputs_of(const TeamView& view, const Dis
   return out;
 }
 
-// The entry of a dispatch, and everyone's outputs. The whole block; false if the calls do not agree
-// or a rank does not come.
-__device__ __forceinline__ bool meet_outputs(const TeamView& view, const DispatchArgs& args,
-                                             const Turn& turn, DispatchShared* shared) {
-  if (blockIdx.x == 0) {
-    send_entry(view, args.call, turn, static_cast<int>(threadIdx.x));
-    send_notice(view, args.moe, turn, args.notes);
-  }
+// Everyone's outputs. The whole block; false if the calls do not agree or a rank does not come.
+__device__ __forceinline__ bool await_outputs(const TeamView& view, const DispatchArgs& args,
+                                              const Turn& turn, DispatchShared* shared) {
   if (!check_entry(view, args.call, turn, &shared->entries) ||
       !await_notices(view, args.moe, turn, shared->notes)) {
     return false;
@@ -75,6 +70,16 @@ __device__ __forceinline__ bool meet_outputs(const TeamView& view, const Dispatc
   }
   __syncthreads();
   return true;
+}
+
+// The same with this rank's part in the meeting.
+__device__ __forceinline__ bool meet_outputs(const TeamView& view, const DispatchArgs& args,
+                                             const Turn& turn, DispatchShared* shared) {
+  if (blockIdx.x == 0) {
+    send_entry(view, args.call, turn, static_cast<int>(threadIdx.x));
+    send_notice(view, args.moe, turn, args.notes);
+  }
+  return await_outputs(view, args, turn, shared);
 }
 
 __device__ __forceinline__ int64_t scale_offset(const MoeOutputs& out, int64_t row) {
@@ -225,22 +230,13 @@ __device__ __forceinline__ void finish_pushes() {
   asm volatile("fence.proxy.async;" ::: "memory");
 }
 
-// The send phase's part in the exit; receive() is the other one.
-__device__ __forceinline__ void leave(const TeamView& view, const Turn& turn) {
-  __syncthreads();
-  const int r = static_cast<int>(threadIdx.x);
-  if (r < view.nranks && r != view.rank) {
-    store_release(&view.control[r]->exits[blockIdx.x][view.rank], turn.epoch);
-  }
-}
-
 __device__ __forceinline__ void end_dispatch(const TeamView& view, const DispatchArgs& args,
                                              const Turn& turn) {
   if (args.phase == MoePhase::kBoth) {
     meet_at_exit(view, turn);
     return;
   }
-  leave(view, turn);
+  leave(view, turn);  // receive() is the rest of the exit
   if (blockIdx.x == 0 && threadIdx.x == 0) *args.tables.sent_epoch = turn.epoch;
 }
 

@@ -14,12 +14,18 @@ struct Tokens {
   int end;
 };
 
-// Those of this warp; in the order of blocks and warps they are in the order of tokens.
-__device__ __forceinline__ Tokens tokens_of_warp(const RouteArgs& args) {
+// One of the equal parts of the tokens, in their order, that blocks look at.
+struct Chunk {
+  int number;
+  int chunks;
+};
+
+// Those of this warp; in the order of chunks and warps they are in the order of tokens.
+__device__ __forceinline__ Tokens tokens_of_warp(const RouteArgs& args, const Chunk& chunk) {
   const int warps = static_cast<int>(blockDim.x) / 32;
-  const int parts = static_cast<int>(gridDim.x) * warps;
+  const int parts = chunk.chunks * warps;
   const int each = (args.tokens + parts - 1) / parts;
-  const int64_t part = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / 32;
+  const int64_t part = static_cast<int64_t>(chunk.number) * warps + threadIdx.x / 32;
   const int64_t begin = part * each;
   return {static_cast<int>(min(begin, static_cast<int64_t>(args.tokens))),
           static_cast<int>(min(begin + each, static_cast<int64_t>(args.tokens)))};
@@ -34,21 +40,57 @@ __device__ __forceinline__ int expert_at(const RouteArgs& args, int64_t slot, bo
   return -1;
 }
 
+inline constexpr int kSlotsAtOnce = 8;  // whose loads are under way together
+
 // Bits of the ranks that hold one of the token's experts.
 __device__ __forceinline__ uint32_t ranks_of(const RouteArgs& args, int token) {
   uint32_t ranks = 0;
   bool wrong = false;
-  for (int k = 0; k < args.topk; ++k) {
-    const int expert = expert_at(args, static_cast<int64_t>(token) * args.topk + k, &wrong);
-    if (expert >= 0) ranks |= 1U << args.moe.rank_of[expert];
+  for (int first = 0; first < args.topk; first += kSlotsAtOnce) {
+    int expert[kSlotsAtOnce];
+#pragma unroll
+    for (int k = 0; k < kSlotsAtOnce; ++k) {
+      expert[k] = -1;
+      if (first + k < args.topk) {
+        expert[k] = expert_at(args, static_cast<int64_t>(token) * args.topk + first + k, &wrong);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kSlotsAtOnce; ++k) {
+      if (expert[k] >= 0) ranks |= 1U << args.moe.rank_of[expert[k]];
+    }
   }
   return ranks;
+}
+
+// The whole warp: calls use(slot, expert) for each slot of its tokens, in their order, and for
+// lanes beyond the last one with a slot of -1. Sets `wrong` as expert_at() does.
+template <typename Use>
+__device__ __forceinline__ void for_each_slot(const RouteArgs& args, const Tokens& tokens, int lane,
+                                              bool* wrong, const Use& use) {
+  const int64_t end = static_cast<int64_t>(tokens.end) * args.topk;
+  for (int64_t base = static_cast<int64_t>(tokens.begin) * args.topk; base < end;
+       base += 32 * kSlotsAtOnce) {
+    int expert[kSlotsAtOnce];
+#pragma unroll
+    for (int k = 0; k < kSlotsAtOnce; ++k) {
+      const int64_t slot = base + 32 * k + lane;
+      expert[k] = slot < end ? expert_at(args, slot, wrong) : -1;
+    }
+#pragma unroll
+    for (int k = 0; k < kSlotsAtOnce; ++k) {
+      const int64_t slot = base + 32 * k + lane;
+      if (base + 32 * k >= end) break;
+      use(slot < end ? slot : -1, expert[k]);
+    }
+  }
 }
 
 // --- counts ---
 
 // This block's part of all words, in shared memory.
-__device__ __forceinline__ void count_tokens(const RouteArgs& args, int nranks, int32_t* counts) {
+__device__ __forceinline__ void count_tokens(const RouteArgs& args, int nranks, const Chunk& chunk,
+                                             int32_t* counts) {
   const int experts = args.moe.experts;
   const int words = moe_words(experts, nranks);
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -56,13 +98,11 @@ __device__ __forceinline__ void count_tokens(const RouteArgs& args, int nranks, 
     counts[w] = 0;
   }
   __syncthreads();
-  const Tokens mine = tokens_of_warp(args);
+  const Tokens mine = tokens_of_warp(args, chunk);
   bool wrong = false;
-  const int64_t end = static_cast<int64_t>(mine.end) * args.topk;
-  for (int64_t i = static_cast<int64_t>(mine.begin) * args.topk + lane; i < end; i += 32) {
-    const int expert = expert_at(args, i, &wrong);
+  for_each_slot(args, mine, lane, &wrong, [&](int64_t /*slot*/, int expert) {
     if (expert >= 0) atomicAdd(&counts[expert], 1);
-  }
+  });
   for (int first = mine.begin; first < mine.end; first += 32) {
     const uint32_t ranks = lane < mine.end - first ? ranks_of(args, first + lane) : 0;
     for (int r = 0; r < nranks; ++r) {
@@ -123,47 +163,49 @@ __device__ __forceinline__ void begin_rows(const RouteArgs& args, int32_t* next,
   __syncthreads();
 }
 
-__device__ __forceinline__ void place_slots(const RouteArgs& args, int32_t* next,
-                                            const int32_t* chunk) {
+__device__ __forceinline__ void place_slots(const RouteArgs& args, const Chunk& chunk,
+                                            int32_t* next, const int32_t* before) {
   const int keys = args.moe.experts;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   int32_t* const mine = next + static_cast<int>(threadIdx.x) / 32 * keys;
-  const Tokens tokens = tokens_of_warp(args);
-  const int64_t first = static_cast<int64_t>(tokens.begin) * args.topk;
-  const int64_t end = static_cast<int64_t>(tokens.end) * args.topk;
+  const Tokens tokens = tokens_of_warp(args, chunk);
   bool wrong = false;
-  for (int64_t i = first + lane; i < end; i += 32) {
-    const int expert = expert_at(args, i, &wrong);
+  for_each_slot(args, tokens, lane, &wrong, [&](int64_t /*slot*/, int expert) {
     if (expert >= 0) atomicAdd(&mine[expert], 1);
-  }
-  begin_rows(args, next, keys, chunk);
-  for (int64_t base = first; base < end; base += 32) {
-    const int64_t i = base + lane;
-    const int expert = i < end ? expert_at(args, i, &wrong) : -1;
+  });
+  begin_rows(args, next, keys, before);
+  for_each_slot(args, tokens, lane, &wrong, [&](int64_t slot, int expert) {
+    const int rank = expert >= 0 ? args.moe.rank_of[expert] : 0;
+    const int32_t limit = expert >= 0 ? args.moe.limits[expert] : 0;
     const int32_t row = take_number(mine, expert, lane);
-    if (i >= end) continue;
-    args.tables.targets[i] =
-        expert >= 0 ? target_of(args.moe.rank_of[expert], row, args.moe.limits[expert]) : kNoTarget;
-  }
+    if (slot >= 0) args.tables.targets[slot] = target_of(rank, row, limit);
+  });
 }
 
-__device__ __forceinline__ void place_ranks(const RouteArgs& args, int32_t* next, int nranks,
-                                            const int32_t* chunk) {
+__device__ __forceinline__ void place_ranks(const RouteArgs& args, const Chunk& chunk,
+                                            int32_t* next, int nranks, const int32_t* before) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   int32_t* const mine = next + static_cast<int>(threadIdx.x) / 32 * nranks;
-  const Tokens tokens = tokens_of_warp(args);
+  const Tokens tokens = tokens_of_warp(args, chunk);
+  const auto ranks_from = [&](int first) {
+    return lane < tokens.end - first ? ranks_of(args, first + lane) : 0;
+  };
+  const uint32_t first_ranks = ranks_from(tokens.begin);  // mostly all
+  const auto ranks_again = [&](int first) {
+    return first == tokens.begin ? first_ranks : ranks_from(first);
+  };
   for (int first = tokens.begin; first < tokens.end; first += 32) {
-    const uint32_t ranks = lane < tokens.end - first ? ranks_of(args, first + lane) : 0;
+    const uint32_t ranks = ranks_again(first);
     for (int r = 0; r < nranks; ++r) {
       const int here = __popc(__ballot_sync(kWarp, (ranks >> r & 1) != 0));
       if (lane == 0) mine[r] += here;
     }
   }
-  begin_rows(args, next, nranks, chunk);
+  begin_rows(args, next, nranks, before);
   for (int first = tokens.begin; first < tokens.end; first += 32) {
     const int token = first + lane;
     const bool has = token < tokens.end;
-    const uint32_t ranks = has ? ranks_of(args, token) : 0;
+    const uint32_t ranks = ranks_again(first);
     for (int r = 0; r < nranks; ++r) {
       const bool goes = (ranks >> r & 1) != 0;
       const int32_t row = take_number(mine, goes ? r : -1, lane);
@@ -173,14 +215,13 @@ __device__ __forceinline__ void place_ranks(const RouteArgs& args, int32_t* next
     }
   }
   bool wrong = false;
-  const int64_t end = static_cast<int64_t>(tokens.end) * args.topk;
-  for (int64_t i = static_cast<int64_t>(tokens.begin) * args.topk + lane; i < end; i += 32) {
-    args.tables.experts[i] = static_cast<int16_t>(expert_at(args, i, &wrong));
-  }
+  for_each_slot(args, tokens, lane, &wrong, [&](int64_t slot, int expert) {
+    if (slot >= 0) args.tables.experts[slot] = static_cast<int16_t>(expert);
+  });
 }
 
 // The places of this block's tokens. `next`: shared memory, a counter for each warp and key.
-__device__ __forceinline__ void place_all(const RouteArgs& args, int nranks, int chunk,
+__device__ __forceinline__ void place_all(const RouteArgs& args, int nranks, const Chunk& chunk,
                                           int32_t* next) {
   const bool by_expert = args.layout != MoeLayout::kRankMajor;
   const int keys = by_expert ? args.moe.experts : nranks;
@@ -189,11 +230,11 @@ __device__ __forceinline__ void place_all(const RouteArgs& args, int nranks, int
     next[i] = 0;
   }
   __syncthreads();
-  const int32_t* const before = chunk_at(args, nranks, chunk);
+  const int32_t* const before = chunk_at(args, nranks, chunk.number);
   if (by_expert) {
-    place_slots(args, next, before);
+    place_slots(args, chunk, next, before);
   } else {
-    place_ranks(args, next, nranks, before + args.moe.experts);
+    place_ranks(args, chunk, next, nranks, before + args.moe.experts);
   }
 }
 

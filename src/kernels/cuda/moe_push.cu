@@ -211,9 +211,11 @@ static cudaError_t load_moe_push() {
 cudaError_t load_moe_route();
 cudaError_t load_moe_quantize();
 cudaError_t load_moe_combine();
+cudaError_t load_moe_low_latency();
 
 cudaError_t load_moe() {
-  for (const auto load : {load_moe_route, load_moe_push, load_moe_quantize, load_moe_combine}) {
+  for (const auto load :
+       {load_moe_route, load_moe_push, load_moe_quantize, load_moe_low_latency, load_moe_combine}) {
     if (const cudaError_t code = load(); code != cudaSuccess) return code;
   }
   return cudaSuccess;

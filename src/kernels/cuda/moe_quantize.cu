@@ -5,9 +5,8 @@
 #include <algorithm>
 
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/moe_outputs.cuh"
+#include "kernels/cuda/moe_codes.cuh"
 #include "kernels/cuda/poison.cuh"
-#include "kernels/cuda/quantize.cuh"
 
 namespace zbccl::cuda {
 namespace {
@@ -17,130 +16,6 @@ constexpr int kLeastWarps = 4;
 constexpr int kBuffers = 2;                       // of codes, which turn about
 constexpr int kPassElements = 512;                // that a warp has at once, 16 in each lane
 constexpr size_t kCodeBytes = size_t{200} << 10;  // of a block
-
-template <DataType kType>
-struct RowReader {
-  using V = Vec<kType>;
-  using Lanes = Sixteen<kType>;
-  static constexpr int kElementBytes = kPackBytes / V::kLanes;
-
-  const char* row;
-  int hidden;
-  int lane;
-
-  // Calls use(pass, v) with the lane's elements of each pass, several of which are loaded at once.
-  // They are zero beyond the row's end, which is the end of a pack.
-  template <typename Use>
-  __device__ __forceinline__ void for_each_pass(const Use& use) const {
-    constexpr int kAtOnce = 8 / Lanes::kPacks;
-    const int passes = (hidden + kPassElements - 1) / kPassElements;
-    for (int first = 0; first < passes; first += kAtOnce) {
-      typename Lanes::Packs packs[kAtOnce];
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-#pragma unroll
-        for (int p = 0; p < Lanes::kPacks; ++p) {
-          const int at = (first + i) * kPassElements + lane * 16 + p * V::kLanes;
-          packs[i].pack[p] =
-              at < hidden ? load_plain(row + static_cast<int64_t>(at) * kElementBytes) : Pack{};
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        if (first + i >= passes) break;
-        float v[16];
-        Lanes::widen(v, packs[i]);
-        use(first + i, v);
-      }
-    }
-  }
-};
-
-__device__ __forceinline__ uint32_t integer_codes(float a, float b, float c, float d) {
-  const auto code = [](float v) { return static_cast<uint32_t>(__float2int_rn(v)) & 0xFFU; };
-  return code(a) | code(b) << 8 | code(c) << 16 | code(d) << 24;
-}
-
-// Scaled by `inverse`.
-template <bool kInteger>
-__device__ __forceinline__ Pack encode(const float (&v)[16], float inverse) {
-  Pack codes;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float a = multiply(v[4 * i], inverse);
-    const float b = multiply(v[4 * i + 1], inverse);
-    const float c = multiply(v[4 * i + 2], inverse);
-    const float d = multiply(v[4 * i + 3], inverse);
-    codes.w[i] = kInteger ? integer_codes(a, b, c, d) : E4m3::narrow_four(a, b, c, d);
-  }
-  return codes;
-}
-
-// One warp: a row's codes, and the scale of each group.
-template <DataType kType>
-__device__ __forceinline__ void quantize_fp8(const RowReader<kType>& reader, bool power_of_two,
-                                             char* codes, float* scales) {
-  constexpr float kLeast = 1e-4F;
-  constexpr int kGroupLanes = kScaleGroup / 16;
-  const int groups = (reader.hidden + kScaleGroup - 1) / kScaleGroup;
-  reader.for_each_pass([&](int pass, const float(&v)[16]) {
-    float amax = kLeast;
-#pragma unroll
-    for (int i = 0; i < 16; ++i) amax = fmaxf(amax, fabsf(v[i]));  // leaves NaN out
-    amax = largest_among<kGroupLanes, false>(amax);
-    float scale = divide(amax, 448.0F);
-    if (power_of_two) scale = power_of_two_above(scale);
-    const int first = pass * kPassElements + reader.lane * 16;
-    *reinterpret_cast<Pack*>(codes + first) = encode<false>(v, divide(1.0F, scale));
-    const int group = first / kScaleGroup;
-    if (reader.lane % kGroupLanes == 0 && group < groups) scales[group] = scale;
-  });
-}
-
-// The same with one scale for the row, which is read twice.
-template <DataType kType>
-__device__ __forceinline__ void quantize_int8(const RowReader<kType>& reader, char* codes,
-                                              float* scales) {
-  constexpr uint32_t kInfinity = 0x7F800000U;
-  uint32_t most = 0;  // magnitudes compare as integers
-  reader.for_each_pass([&](int /*pass*/, const float(&v)[16]) {
-#pragma unroll
-    for (int i = 0; i < 16; ++i) most = max(most, bits_of(v[i]) & 0x7FFFFFFFU);
-  });
-  most = __reduce_max_sync(kWholeWarp, most);
-  const bool finite = most < kInfinity;
-  const float scale = scale_of(float_of(most), 127.0F);
-  const float inverse = divide(1.0F, scale);
-  reader.for_each_pass([&](int pass, const float(&v)[16]) {
-    const int first = pass * kPassElements + reader.lane * 16;
-    *reinterpret_cast<Pack*>(codes + first) = finite ? encode<true>(v, inverse) : Pack{};
-  });
-  if (reader.lane == 0) scales[0] = finite ? scale : float_of(0x7FC00000U);
-}
-
-// Where the engine cannot: other alignments. `target`: of one lane each.
-__device__ __forceinline__ void store_codes(const DispatchShared& shared, uint32_t target,
-                                            const char* codes, int bytes, int lane) {
-  uint32_t left = __ballot_sync(kWholeWarp, target != kNoTarget);
-  for (; left != 0; left &= left - 1) {
-    const uint32_t to = __shfl_sync(kWholeWarp, target, __ffs(static_cast<int>(left)) - 1);
-    const MoeOutputs& out = shared.outputs[target_rank(to)];
-    char* const row = out.rows + target_row(to) * out.stride;
-    if (((reinterpret_cast<uint64_t>(row) | static_cast<uint64_t>(bytes)) & 3) == 0) {
-      for (int i = lane * 4; i < bytes; i += 32 * 4) {
-        *reinterpret_cast<uint32_t*>(row + i) = *reinterpret_cast<const uint32_t*>(codes + i);
-      }
-    } else {
-      for (int i = lane; i < bytes; i += 32) row[i] = codes[i];
-    }
-  }
-}
-
-__device__ __forceinline__ bool by_engine(const MoeOutputs& out, int bytes) {
-  return ((reinterpret_cast<uint64_t>(out.rows) | static_cast<uint64_t>(out.stride) |
-           static_cast<uint64_t>(bytes)) &
-          (kPackBytes - 1)) == 0;
-}
 
 template <DataType kType>
 struct CodePusher {
@@ -160,9 +35,10 @@ struct CodePusher {
 
   // A row's codes, ready to be pushed, and its scales.
   __device__ __forceinline__ void quantize(int64_t token, char* codes) const {
-    const RowReader<kType> reader = {args.x + token * args.x_stride, args.recv_row_bytes, lane};
+    const RowReader<kType> reader = {args.x + token * args.x_stride, args.recv_row_bytes, lane, 32};
     if (args.quant == MoeQuant::kInt8) {
-      quantize_int8(reader, codes, scales);
+      quantize_int8(reader, codes, scales,
+                    [](uint32_t most) { return __reduce_max_sync(kWholeWarp, most); });
     } else {
       quantize_fp8(reader, args.quant != MoeQuant::kFp8, codes, scales);
     }
@@ -195,23 +71,12 @@ struct CodePusher {
       }
       commit_pushes();
       store_codes(shared, engine ? kNoTarget : to, codes, hidden, lane);
-      put_scales(shared, to, args.num_scales, lane, [&](int s) { return scale_word(s); });
+      put_scales(shared, to, args.num_scales, lane,
+                 [&](int s) { return scale_word(args, scales, s); });
       put_notes(args, shared, static_cast<int>(token), to, lane);
       __syncwarp();
     }
     finish_pushes();
-  }
-
-  // Scale `s` as the outputs have it: a float, or the exponents of four.
-  __device__ __forceinline__ uint32_t scale_word(int s) const {
-    if (args.quant != MoeQuant::kFp8Ue8m0) return bits_of(scales[s]);
-    const int groups = (args.recv_row_bytes + kScaleGroup - 1) / kScaleGroup;
-    uint32_t word = 0;
-    for (int i = 0; i < 4; ++i) {
-      const int group = 4 * s + i;
-      if (group < groups) word |= static_cast<uint32_t>(ue8m0_of(scales[group])) << (8 * i);
-    }
-    return word;
   }
 };
 

@@ -16,11 +16,17 @@
 namespace zbccl::cuda {
 namespace {
 
+constexpr int kExchangeThreads = 1024;
+
+__device__ __forceinline__ Chunk this_chunk() {
+  return {static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x)};
+}
+
 __global__ void __launch_bounds__(256)
     count(const __grid_constant__ RouteArgs args, const int32_t nranks) {
   extern __shared__ int32_t counts[];  // moe_words
   await_predecessor();
-  count_tokens(args, nranks, counts);
+  count_tokens(args, nranks, this_chunk(), counts);
   keep_counts(args, nranks, static_cast<int>(blockIdx.x), counts);
 }
 
@@ -38,7 +44,7 @@ __global__ void __launch_bounds__(256)
     place(const __grid_constant__ RouteArgs args, const int32_t nranks) {
   extern __shared__ int32_t next[];  // [warps, keys]
   await_predecessor();
-  place_all(args, nranks, static_cast<int>(blockIdx.x), next);
+  place_all(args, nranks, this_chunk(), next);
 }
 
 // All of it, where tokens are few.
@@ -48,11 +54,11 @@ __global__ void __launch_bounds__(kExchangeThreads)
   __shared__ ExchangeShared shared;
   const Turn turn = begin(view);
   if (turn.ok) {
-    count_tokens(args, view.nranks, counters);
+    count_tokens(args, view.nranks, {0, 1}, counters);
     keep_counts(args, view.nranks, 0, counters);
     if (exchange_counts(view, args, turn, 1, &shared)) {
       __syncthreads();
-      place_all(args, view.nranks, 0, counters);
+      place_all(args, view.nranks, {0, 1}, counters);
     }
   }
   __syncthreads();

@@ -449,14 +449,18 @@ __device__ __forceinline__ bool await_step(Waiter& waiter, const uint64_t* word,
   }
 }
 
-// Returns once the same block of every rank has come here: nobody reads or writes this rank's
-// buffers on its behalf any more, and what the peers' blocks have written is visible. The whole
-// block.
-__device__ __forceinline__ void meet_at_exit(const TeamView& view, const Turn& turn) {
+// Tells the same block of every rank that this one has done its part. The whole block.
+__device__ __forceinline__ void leave(const TeamView& view, const Turn& turn) {
   __syncthreads();
   const int r = static_cast<int>(threadIdx.x);
   if (r < view.nranks && r != view.rank) {
     store_release(&view.control[r]->exits[blockIdx.x][view.rank], turn.epoch);
+  }
+}
+// Returns once that block of every rank has left.
+__device__ __forceinline__ void await_leaving(const TeamView& view, const Turn& turn) {
+  const int r = static_cast<int>(threadIdx.x);
+  if (r < view.nranks && r != view.rank) {
     const uint32_t* const from = &view.control[view.rank]->exits[blockIdx.x][r];
     Waiter waiter(view, turn.epoch);
     for (;;) {
@@ -466,6 +470,14 @@ __device__ __forceinline__ void meet_at_exit(const TeamView& view, const Turn& t
     }
   }
   __syncthreads();
+}
+
+// Returns once the same block of every rank has come here: nobody reads or writes this rank's
+// buffers on its behalf any more, and what the peers' blocks have written is visible. The whole
+// block.
+__device__ __forceinline__ void meet_at_exit(const TeamView& view, const Turn& turn) {
+  leave(view, turn);
+  await_leaving(view, turn);
 }
 
 // --- buffers of any size and alignment ---

@@ -10,6 +10,7 @@
 #include "moe/device.h"
 #include "moe/handle.h"
 #include "moe/moe.h"
+#include "moe/shapes.h"
 
 namespace zbccl::moe {
 
@@ -34,6 +35,8 @@ class CudaHalf final : public DeviceHalf {
                Milliseconds timeout) override;
   Status dispatch(collectives::Context& context, const zbcclMoeDispatch_t& call, Handle& handle,
                   Milliseconds timeout) override;
+  Status route_and_dispatch(collectives::Context& context, const zbcclMoeDispatch_t& call,
+                            Handle& handle, Milliseconds timeout) override;
   Status combine(collectives::Context& context, const zbcclMoeCombine_t& call, Handle& handle,
                  Milliseconds timeout) override;
 
@@ -64,8 +67,17 @@ class CudaHalf final : public DeviceHalf {
                             uint64_t count) const;
   // Grid of a call that would like `blocks`.
   int blocks_for(const collectives::Context& context, int blocks) const;
+  // Tables for the handle, and the arguments of the kernels that fill them.
+  Result<cuda::RouteArgs> prepare_route(const collectives::Context& context,
+                                        const zbcclMoeRouting_t& routing, Handle& handle,
+                                        Milliseconds timeout);
+  Status enqueue_route(const collectives::Context& context, const cuda::RouteArgs& args,
+                       Milliseconds timeout);
+  cuda::DispatchArgs dispatch_args(const zbcclMoeDispatch_t& call, const DispatchShape& shape,
+                                   const Handle& handle) const;
+  // `route`: what has to be done before, or null.
   Status enqueue_dispatch(const collectives::Context& context, const zbcclMoeDispatch_t& call,
-                          Handle& handle, Milliseconds timeout);
+                          Handle& handle, const cuda::RouteArgs* route, Milliseconds timeout);
   Status receive_dispatch(const collectives::Context& context, const zbcclMoeDispatch_t& call,
                           Handle& handle, Milliseconds timeout);
 

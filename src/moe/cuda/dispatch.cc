@@ -93,6 +93,16 @@ uint32_t weight_flags(const zbcclMoeDispatch_t& call, const Handle& handle) {
          (wants ? cuda::kWantsWeights : 0);
 }
 
+// What the ranks compare of a dispatch besides its sizes. `joint`: with its route.
+uint32_t settings_of(const zbcclMoeDispatch_t& call, const Handle& handle, bool joint) {
+  const zbcclMoeRouting_t& routing = handle.routing;
+  const auto slots = static_cast<uint32_t>(routing.num_topk - 1);
+  const uint32_t indices = routing.idx_type == zbcclInt64 ? 1 : 0;
+  return static_cast<uint32_t>(call.type) | static_cast<uint32_t>(call.quant) << 8 |
+         (joint ? 1U << 6 | indices << 7 | slots << 11 : 0U) |
+         (static_cast<uint32_t>(handle.number) & 0xff) << 16;
+}
+
 }  // namespace
 
 Status CudaHalf::dispatch(collectives::Context& context, const zbcclMoeDispatch_t& call,
@@ -101,26 +111,22 @@ Status CudaHalf::dispatch(collectives::Context& context, const zbcclMoeDispatch_
   if (handle.routing.capacity == 0) ZBCCL_RETURN_IF_ERROR(handle.settle());
   context.payload = static_cast<uint64_t>(handle.routing.num_tokens) *
                     static_cast<uint64_t>(std::max<int64_t>(call.hidden, 0));
-  return enqueue_dispatch(context, call, handle, timeout);
+  return enqueue_dispatch(context, call, handle, nullptr, timeout);
 }
 
-Status CudaHalf::enqueue_dispatch(const collectives::Context& context,
-                                  const zbcclMoeDispatch_t& call, Handle& handle,
-                                  Milliseconds timeout) {
-  ZBCCL_ASSIGN_OR_RETURN(const DispatchShape shape, check_dispatch(call, handle, device()));
-  ZBCCL_RETURN_IF_ERROR(check_alignment(call, shape, handle));
-  auto& tables = static_cast<Tables&>(*handle.device);
-  const bool masked = handle.layout() == Layout::kExpertMasked;
-  const int blocks = blocks_for(context, masked ? kMaskedBlocks : kBlocks);
+Status CudaHalf::route_and_dispatch(collectives::Context& context, const zbcclMoeDispatch_t& call,
+                                    Handle& handle, Milliseconds timeout) {
+  ZBCCL_ASSIGN_OR_RETURN(const cuda::RouteArgs route,
+                         prepare_route(context, handle.routing, handle, timeout));
+  handle.state.store(1, std::memory_order_release);
+  return enqueue_dispatch(context, call, handle, &route, timeout);
+}
 
+cuda::DispatchArgs CudaHalf::dispatch_args(const zbcclMoeDispatch_t& call,
+                                           const DispatchShape& shape, const Handle& handle) const {
   cuda::DispatchArgs args;
-  args.call = entry_for(
-      Operation::kMoeDispatch,
-      static_cast<uint32_t>(call.type) | static_cast<uint32_t>(call.quant) << 8 |
-          (static_cast<uint32_t>(handle.number) & 0xff) << 16,
-      blocks, static_cast<uint64_t>(call.hidden) | static_cast<uint64_t>(call.num_scales) << 32);
   args.moe = view_;
-  args.tables = tables.on_gpu();
+  args.tables = static_cast<const Tables&>(*handle.device).on_gpu();
   args.x = static_cast<const char*>(call.x);
   args.x_stride = static_cast<int64_t>(shape.stride);
   args.row_bytes = static_cast<int32_t>(shape.row_bytes);
@@ -143,13 +149,33 @@ Status CudaHalf::enqueue_dispatch(const collectives::Context& context,
   args.own.scale_strides[0] = shape.out_scales.expert;
   args.own.scale_strides[1] = shape.out_scales.row;
   args.own.scale_strides[2] = shape.out_scales.scale;
-  args.own.capacity = masked ? static_cast<int32_t>(handle.routing.capacity) : 0;
+  args.own.capacity =
+      handle.layout() == Layout::kExpertMasked ? static_cast<int32_t>(handle.routing.capacity) : 0;
   put(&args.notes, cuda::kNoticeStride, args.own.stride);
   for (int i = 0; i < 3; ++i) {
     put(&args.notes, cuda::kNoticeScaleStrides + 2 * i, args.own.scale_strides[i]);
   }
   args.notes.word[cuda::kNoticeCapacity] = static_cast<uint32_t>(args.own.capacity);
   args.notes.word[cuda::kNoticeFlags] = weight_flags(call, handle);
+  return args;
+}
+
+Status CudaHalf::enqueue_dispatch(const collectives::Context& context,
+                                  const zbcclMoeDispatch_t& call, Handle& handle,
+                                  const cuda::RouteArgs* route, Milliseconds timeout) {
+  ZBCCL_ASSIGN_OR_RETURN(const DispatchShape shape, check_dispatch(call, handle, device()));
+  ZBCCL_RETURN_IF_ERROR(check_alignment(call, shape, handle));
+  cuda::DispatchArgs args = dispatch_args(call, shape, handle);
+  const bool joint = route != nullptr && cuda::routes_and_pushes(args, engine_.team().size());
+  if (route != nullptr && !joint) ZBCCL_RETURN_IF_ERROR(enqueue_route(context, *route, timeout));
+  const bool masked = handle.layout() == Layout::kExpertMasked;
+  const int blocks = blocks_for(context, joint    ? cuda::kMaxBlocks
+                                         : masked ? kMaskedBlocks
+                                                  : kBlocks);
+  args.call =
+      entry_for(Operation::kMoeDispatch, settings_of(call, handle, joint), blocks,
+                static_cast<uint64_t>(call.hidden) | static_cast<uint64_t>(call.num_scales) << 32);
+  auto& tables = static_cast<Tables&>(*handle.device);
 
   auto* const stream = static_cast<cudaStream_t>(context.launch.stream);
   const cuda::TeamView view = engine_.team().view(timeout);
@@ -179,10 +205,12 @@ Status CudaHalf::enqueue_dispatch(const collectives::Context& context,
           "a dispatch in two phases writes to outputs that peers can reach; take them from "
           "zbcclMemAllocDevice");
     }
-    ZBCCL_RETURN_IF_CUDA_ERROR(
-        cuda::launch_moe_dispatch(view, args, static_cast<DataType>(call.type),
-                                  {blocks, 0, stream, true}),
-        "dispatch");
+    const auto type = static_cast<DataType>(call.type);
+    const cuda::LaunchShape grid = {blocks, 0, stream, true};
+    ZBCCL_RETURN_IF_CUDA_ERROR(joint
+                                   ? cuda::launch_moe_route_and_push(view, *route, args, type, grid)
+                                   : cuda::launch_moe_dispatch(view, args, type, grid),
+                               "dispatch");
     tables.sent_blocks = blocks;
     moe_.note_dispatch_blocks(blocks);
     moe_.count_staged(staged);

@@ -35,8 +35,9 @@ Status check_capture(const collectives::Context& context, const zbcclMoeRouting_
 
 }  // namespace
 
-Status CudaHalf::route(collectives::Context& context, const zbcclMoeRouting_t& routing,
-                       Handle& handle, Milliseconds timeout) {
+Result<cuda::RouteArgs> CudaHalf::prepare_route(const collectives::Context& context,
+                                                const zbcclMoeRouting_t& routing, Handle& handle,
+                                                Milliseconds timeout) {
   const auto type = static_cast<DataType>(routing.idx_type);
   const auto layout = static_cast<Layout>(routing.layout);
   const size_t locals = moe_.map().experts_of(moe_.rank()).size();
@@ -76,21 +77,31 @@ Status CudaHalf::route(collectives::Context& context, const zbcclMoeRouting_t& r
     args.host_totals = tables->host_counts().totals;
     args.host_done = tables->host_counts().done;
   }
-  auto* const stream = static_cast<cudaStream_t>(context.launch.stream);
-  const cuda::TeamView view = engine_.team().view(timeout);
-  ZBCCL_RETURN_IF_ERROR(engine_.enqueue(stream, [&]() -> Status {
-    ZBCCL_RETURN_IF_CUDA_ERROR(cuda::launch_moe_route(view, args, stream), "route");
-    return {};
-  }));
   tables->set_deadline(
       Deadline::after(2 * (timeout.count() > 0 ? timeout : engine_.team().host().timeout())));
   handle.counted_bytes = static_cast<int64_t>(tables->bytes());
   moe_.count_handle(0, handle.counted_bytes);
   handle.device = std::move(tables);
-  if (!exact) {
-    handle.places.allocated_rows = rows;
-    handle.state.store(1, std::memory_order_release);
-  }
+  if (!exact) handle.places.allocated_rows = rows;
+  return args;
+}
+
+Status CudaHalf::enqueue_route(const collectives::Context& context, const cuda::RouteArgs& args,
+                               Milliseconds timeout) {
+  auto* const stream = static_cast<cudaStream_t>(context.launch.stream);
+  const cuda::TeamView view = engine_.team().view(timeout);
+  return engine_.enqueue(stream, [&]() -> Status {
+    ZBCCL_RETURN_IF_CUDA_ERROR(cuda::launch_moe_route(view, args, stream), "route");
+    return {};
+  });
+}
+
+Status CudaHalf::route(collectives::Context& context, const zbcclMoeRouting_t& routing,
+                       Handle& handle, Milliseconds timeout) {
+  ZBCCL_ASSIGN_OR_RETURN(const cuda::RouteArgs args,
+                         prepare_route(context, routing, handle, timeout));
+  ZBCCL_RETURN_IF_ERROR(enqueue_route(context, args, timeout));
+  if (routing.capacity > 0) handle.state.store(1, std::memory_order_release);
   return {};
 }
 

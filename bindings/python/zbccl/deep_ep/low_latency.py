@@ -118,6 +118,7 @@ class LowLatencyMode(Ranks):
                 "capacity": self.group_size * most,
                 "recv_counts": counts,
                 "recv_ranges": ranges,
+                "with_dispatch": True,
                 "async_op": on_thread,
             }
             routed, counted = _parts(experts.route(topk_idx, **routing))

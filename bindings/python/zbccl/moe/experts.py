@@ -73,6 +73,7 @@ class Experts:
         recv_counts: object = ...,
         recv_status: object = ...,
         recv_ranges: object = ...,
+        with_dispatch: bool = ...,
         timeout: Timeout = ...,
     ) -> Handle: ...
     @overload
@@ -87,6 +88,7 @@ class Experts:
         recv_counts: object = ...,
         recv_status: object = ...,
         recv_ranges: object = ...,
+        with_dispatch: bool = ...,
         timeout: Timeout = ...,
     ) -> Work[Handle]: ...
     def route(
@@ -100,6 +102,7 @@ class Experts:
         recv_counts: object = None,
         recv_status: object = None,
         recv_ranges: object = None,
+        with_dispatch: bool = False,
         timeout: Timeout = None,
     ) -> Handle | Work[Handle]:
         """Exchanges how many rows go where. Collective.
@@ -124,6 +127,11 @@ class Experts:
         PyTorch's current stream and nothing waits for them; but without a capacity the first use of
         the handle waits for the counts.
 
+        With `with_dispatch=True`, which needs a capacity and is the same on every rank, the call
+        only takes note of its arguments, and the handle's first dispatch exchanges the counts in
+        one step with its rows: the fastest way for few tokens. What is wrong is told there, and
+        the handle's tables are known after it.
+
         With `async_op=True` calls may be made with the work's `output`, the handle, at once; they
         run after the route. Outputs whose size depends on what the ranks tell each other (those
         without a capacity) can be allocated only when it is done.
@@ -138,6 +146,7 @@ class Experts:
             recv_counts,
             recv_status,
             recv_ranges,
+            with_dispatch,
             milliseconds(timeout),
             async_op,
         )
