@@ -8,7 +8,8 @@
 namespace zbccl::cuda {
 
 // A row of x, by `threads` threads, a multiple of 32, of which this is number `thread`.
-template <DataType kType>
+// It has up to kPacksAtOnce packs under way.
+template <DataType kType, int kPacksAtOnce>
 struct RowReader {
   using V = Vec<kType>;
   using Lanes = Sixteen<kType>;
@@ -19,30 +20,41 @@ struct RowReader {
   int thread;
   int threads;
 
-  // Calls use(first, v) with this thread's elements from `first` on in each pass, several of which
-  // are loaded at once. They are zero beyond the row's end, which is the end of a pack.
-  template <typename Use>
-  __device__ __forceinline__ void for_each_pass(const Use& use) const {
-    constexpr int kAtOnce = 8 / Lanes::kPacks;
-    const int pass = 16 * threads;
-    const int passes = (hidden + pass - 1) / pass;
-    for (int first = 0; first < passes; first += kAtOnce) {
-      typename Lanes::Packs packs[kAtOnce];
+  // What several passes over the row need, loaded together.
+  static constexpr int kAtOnce =
+      kPacksAtOnce > Lanes::kPacks ? kPacksAtOnce / Lanes::kPacks : 1;  // passes
+  struct Loaded {
+    typename Lanes::Packs packs[kAtOnce];
+  };
+
+  __device__ __forceinline__ int pass() const { return 16 * threads; }
+  // From pass `first` on; zeros beyond the row's end, which is the end of a pack.
+  __device__ __forceinline__ void load(Loaded* loaded, int first) const {
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
+    for (int i = 0; i < kAtOnce; ++i) {
 #pragma unroll
-        for (int p = 0; p < Lanes::kPacks; ++p) {
-          const int at = (first + i) * pass + thread * 16 + p * V::kLanes;
-          packs[i].pack[p] =
-              at < hidden ? load_plain(row + static_cast<int64_t>(at) * kElementBytes) : Pack{};
-        }
+      for (int p = 0; p < Lanes::kPacks; ++p) {
+        const int at = (first + i) * pass() + thread * 16 + p * V::kLanes;
+        loaded->packs[i].pack[p] =
+            at < hidden ? load_plain(row + static_cast<int64_t>(at) * kElementBytes) : Pack{};
       }
+    }
+  }
+
+  // Calls use(first, v) with this thread's elements from `first` on in each pass. `loaded`: what
+  // the first ones need. The next ones are loaded meanwhile.
+  template <typename Use>
+  __device__ __forceinline__ void for_each_pass(Loaded loaded, const Use& use) const {
+    const int passes = (hidden + pass() - 1) / pass();
+    for (int first = 0; first < passes; first += kAtOnce) {
+      const Loaded now = loaded;
+      if (first + kAtOnce < passes) load(&loaded, first + kAtOnce);
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
         if (first + i >= passes) break;
         float v[16];
-        Lanes::widen(v, packs[i]);
-        use((first + i) * pass + thread * 16, v);
+        Lanes::widen(v, now.packs[i]);
+        use((first + i) * pass() + thread * 16, v);
       }
     }
   }
@@ -68,13 +80,15 @@ __device__ __forceinline__ Pack encode(const float (&v)[16], float inverse) {
   return codes;
 }
 
-// A row's codes, and the scale of each group, by whole warps. `codes`: whole packs, aligned.
-template <DataType kType>
-__device__ __forceinline__ void quantize_fp8(const RowReader<kType>& reader, bool power_of_two,
-                                             char* codes, float* scales) {
+// A row's codes, and the scale of each group, by whole warps. `loaded`: from its first pass on;
+// `codes`: whole packs, aligned.
+template <typename Reader>
+__device__ __forceinline__ void quantize_fp8(const Reader& reader,
+                                             const typename Reader::Loaded& loaded,
+                                             bool power_of_two, char* codes, float* scales) {
   constexpr float kLeast = 1e-4F;
   constexpr int kGroupLanes = kScaleGroup / 16;
-  reader.for_each_pass([&](int first, const float(&v)[16]) {
+  reader.for_each_pass(loaded, [&](int first, const float(&v)[16]) {
     float amax = kLeast;
 #pragma unroll
     for (int i = 0; i < 16; ++i) amax = fmaxf(amax, fabsf(v[i]));  // leaves NaN out
@@ -88,12 +102,13 @@ __device__ __forceinline__ void quantize_fp8(const RowReader<kType>& reader, boo
 }
 
 // The same with one scale for the row, which is read twice. `largest(v)`: of all threads.
-template <DataType kType, typename Largest>
-__device__ __forceinline__ void quantize_int8(const RowReader<kType>& reader, char* codes,
+template <typename Reader, typename Largest>
+__device__ __forceinline__ void quantize_int8(const Reader& reader,
+                                              const typename Reader::Loaded& loaded, char* codes,
                                               float* scales, const Largest& largest) {
   constexpr uint32_t kInfinity = 0x7F800000U;
   uint32_t most = 0;  // magnitudes compare as integers
-  reader.for_each_pass([&](int /*first*/, const float(&v)[16]) {
+  reader.for_each_pass(loaded, [&](int /*first*/, const float(&v)[16]) {
 #pragma unroll
     for (int i = 0; i < 16; ++i) most = max(most, bits_of(v[i]) & 0x7FFFFFFFU);
   });
@@ -101,7 +116,7 @@ __device__ __forceinline__ void quantize_int8(const RowReader<kType>& reader, ch
   const bool finite = most < kInfinity;
   const float scale = scale_of(float_of(most), 127.0F);
   const float inverse = divide(1.0F, scale);
-  reader.for_each_pass([&](int first, const float(&v)[16]) {
+  reader.for_each_pass(loaded, [&](int first, const float(&v)[16]) {
     if (first >= reader.hidden) return;
     *reinterpret_cast<Pack*>(codes + first) = finite ? encode<true>(v, inverse) : Pack{};
   });

@@ -40,6 +40,7 @@ struct JointShared {
 
 template <DataType kType>
 struct Joint {
+  using Reader = RowReader<kType, 2>;  // mostly one pass
   const TeamView& view;
   const RouteArgs& route;
   const DispatchArgs& args;
@@ -120,11 +121,14 @@ struct Joint {
         }
       }
     } else {
-      const RowReader<kType> reader = {from, args.recv_row_bytes, tid, threads};
+      const Reader reader = {from, args.recv_row_bytes, tid, threads};
+      typename Reader::Loaded loaded;
+      reader.load(&loaded, 0);
       if (args.quant == MoeQuant::kInt8) {
-        quantize_int8(reader, to, scales, [&](uint32_t most) { return largest_of_block(most); });
+        quantize_int8(reader, loaded, to, scales,
+                      [&](uint32_t most) { return largest_of_block(most); });
       } else {
-        quantize_fp8(reader, args.quant != MoeQuant::kFp8, to, scales);
+        quantize_fp8(reader, loaded, args.quant != MoeQuant::kFp8, to, scales);
       }
     }
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -33,14 +33,29 @@ struct CodePusher {
     return args.tables.targets[token * args.tables.width + lane];
   }
 
+  using Reader = RowReader<kType, 8>;
+  __device__ __forceinline__ Reader reader(int64_t token) const {
+    return {args.x + token * args.x_stride, args.recv_row_bytes, lane, 32};
+  }
+
+  // What is loaded of a token while the one before is pushed.
+  struct Ahead {
+    uint32_t to;
+    typename Reader::Loaded loaded;
+  };
+  __device__ __forceinline__ void look_ahead(Ahead* ahead, int64_t token) const {
+    ahead->to = target(token);
+    if (token < args.tokens) reader(token).load(&ahead->loaded, 0);
+  }
+
   // A row's codes, ready to be pushed, and its scales.
-  __device__ __forceinline__ void quantize(int64_t token, char* codes) const {
-    const RowReader<kType> reader = {args.x + token * args.x_stride, args.recv_row_bytes, lane, 32};
+  __device__ __forceinline__ void quantize(int64_t token, const typename Reader::Loaded& loaded,
+                                           char* codes) const {
     if (args.quant == MoeQuant::kInt8) {
-      quantize_int8(reader, codes, scales,
+      quantize_int8(reader(token), loaded, codes, scales,
                     [](uint32_t most) { return __reduce_max_sync(kWholeWarp, most); });
     } else {
-      quantize_fp8(reader, args.quant != MoeQuant::kFp8, codes, scales);
+      quantize_fp8(reader(token), loaded, args.quant != MoeQuant::kFp8, codes, scales);
     }
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     __syncwarp();
@@ -48,35 +63,46 @@ struct CodePusher {
 
   // The first row, while the ranks meet.
   __device__ __forceinline__ void begin() const {
-    if (__any_sync(kWholeWarp, target(warp) != kNoTarget) != 0) quantize(warp, buffers);
+    Ahead first;
+    look_ahead(&first, warp);
+    if (__any_sync(kWholeWarp, first.to != kNoTarget) != 0) quantize(warp, first.loaded, buffers);
   }
 
   // After begin().
   __device__ __forceinline__ void run() const {
-    const int hidden = args.recv_row_bytes;
     int pushed = 0;
+    Ahead here;
+    here.to = target(warp);
     for (int64_t token = warp; token < args.tokens; token += warps) {
-      const uint32_t to = target(token);
-      if (__any_sync(kWholeWarp, to != kNoTarget) == 0) continue;
-      char* const codes = buffers + (pushed++ % kBuffers) * buffer_bytes;
-      if (token != warp) {
+      const uint32_t to = here.to;
+      const bool goes = __any_sync(kWholeWarp, to != kNoTarget) != 0;
+      char* const codes = buffers + pushed % kBuffers * buffer_bytes;
+      if (goes && token != warp) {
         await_reads<kBuffers - 1>();  // what was sent from it
         __syncwarp();
-        quantize(token, codes);
+        quantize(token, here.loaded, codes);
       }
-      const bool engine = to != kNoTarget && by_engine(shared.outputs[target_rank(to)], hidden);
-      if (engine) {
-        const MoeOutputs& out = shared.outputs[target_rank(to)];
-        push_bytes(out.rows + target_row(to) * out.stride, codes, static_cast<uint32_t>(hidden));
-      }
-      commit_pushes();
-      store_codes(shared, engine ? kNoTarget : to, codes, hidden, lane);
-      put_scales(shared, to, args.num_scales, lane,
-                 [&](int s) { return scale_word(args, scales, s); });
-      put_notes(args, shared, static_cast<int>(token), to, lane);
-      __syncwarp();
+      look_ahead(&here, token + warps);
+      if (!goes) continue;
+      ++pushed;
+      push(static_cast<int>(token), to, codes);
     }
     finish_pushes();
+  }
+
+  __device__ __forceinline__ void push(int token, uint32_t to, const char* codes) const {
+    const int hidden = args.recv_row_bytes;
+    const bool engine = to != kNoTarget && by_engine(shared.outputs[target_rank(to)], hidden);
+    if (engine) {
+      const MoeOutputs& out = shared.outputs[target_rank(to)];
+      push_bytes(out.rows + target_row(to) * out.stride, codes, static_cast<uint32_t>(hidden));
+    }
+    commit_pushes();
+    store_codes(shared, engine ? kNoTarget : to, codes, hidden, lane);
+    put_scales(shared, to, args.num_scales, lane,
+               [&](int s) { return scale_word(args, scales, s); });
+    put_notes(args, shared, token, to, lane);
+    __syncwarp();
   }
 };
 

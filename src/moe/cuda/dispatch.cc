@@ -7,7 +7,8 @@
 namespace zbccl::moe {
 namespace {
 
-constexpr int kBlocks = 8;         // more fill the link no better (docs/performance-gpu.md)
+constexpr int kBlocks = 8;  // more fill the link no better (docs/performance-gpu.md)
+constexpr int kQuantizingBlocks = 12;
 constexpr int kMaskedBlocks = 64;  // a few rows each, for a short time
 
 void put(cuda::MoeNotes* notes, int word, int64_t value) {
@@ -93,6 +94,12 @@ uint32_t weight_flags(const zbcclMoeDispatch_t& call, const Handle& handle) {
          (wants ? cuda::kWantsWeights : 0);
 }
 
+int blocks_of(const zbcclMoeDispatch_t& call, const Handle& handle, bool joint) {
+  if (joint) return cuda::kMaxBlocks;
+  if (handle.layout() == Layout::kExpertMasked) return kMaskedBlocks;
+  return call.quant == zbcclMoeQuantNone ? kBlocks : kQuantizingBlocks;
+}
+
 // What the ranks compare of a dispatch besides its sizes. `joint`: with its route.
 uint32_t settings_of(const zbcclMoeDispatch_t& call, const Handle& handle, bool joint) {
   const zbcclMoeRouting_t& routing = handle.routing;
@@ -168,10 +175,7 @@ Status CudaHalf::enqueue_dispatch(const collectives::Context& context,
   cuda::DispatchArgs args = dispatch_args(call, shape, handle);
   const bool joint = route != nullptr && cuda::routes_and_pushes(args, engine_.team().size());
   if (route != nullptr && !joint) ZBCCL_RETURN_IF_ERROR(enqueue_route(context, *route, timeout));
-  const bool masked = handle.layout() == Layout::kExpertMasked;
-  const int blocks = blocks_for(context, joint    ? cuda::kMaxBlocks
-                                         : masked ? kMaskedBlocks
-                                                  : kBlocks);
+  const int blocks = blocks_for(context, blocks_of(call, handle, joint));
   args.call =
       entry_for(Operation::kMoeDispatch, settings_of(call, handle, joint), blocks,
                 static_cast<uint64_t>(call.hidden) | static_cast<uint64_t>(call.num_scales) << 32);
