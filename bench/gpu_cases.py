@@ -18,8 +18,8 @@ OTHERS = (
     "barrier",
 )
 # The sizes that goals name.
-KEY_SIZES = (8 * KB, 64 * KB, 256 * KB, MB, 4 * MB, 16 * MB, 64 * MB, 256 * MB)
-OTHER_KEY_SIZES = (8 * KB, 64 * KB, MB, 16 * MB, 256 * MB)
+KEY_SIZES = (KB, 8 * KB, 64 * KB, 256 * KB, MB, 4 * MB, 16 * MB, 64 * MB, 256 * MB, GB)
+OTHER_KEY_SIZES = (KB, 8 * KB, 64 * KB, MB, 16 * MB, 256 * MB, GB)
 CHECKED = 16 * MB
 # What becomes of rows and of sums, beside the plain all_reduce of the same bytes: rows of 4096
 # elements with a residual, and the same with FP8 codes and scales instead of the rows.
@@ -91,9 +91,9 @@ def full(ranks: int) -> list[Case]:
         *[Case(operation, ranks, some) for operation in OTHERS if operation != "barrier"],
         Case("barrier", ranks),
         *fused(ranks),
-        Case("all_reduce", ranks, KEY_SIZES[:6], types="f32,f16,e4m3,i32,f64"),
-        Case("all_reduce", ranks, KEY_SIZES[:6], memory="--plain", nccl=False),
-        Case("all_gather", ranks, KEY_SIZES[:6], memory="--register", nccl=False),
+        Case("all_reduce", ranks, KEY_SIZES[:7], types="f32,f16,e4m3,i32,f64"),
+        Case("all_reduce", ranks, KEY_SIZES[:7], memory="--plain", nccl=False),
+        Case("all_gather", ranks, KEY_SIZES[:7], memory="--register", nccl=False),
     ]
 
 
