@@ -15,8 +15,8 @@
  * else in the process (reached by cross-memory attach where the system allows it, else staged and
  * counted).
  *  - Buffers of a call are all host memory or all memory of the communicator's CUDA device. Where a
- * rank has no bytes to send or get, and so perhaps no pointers, a `zbcclCall_t.stream` says that the
- * call is on device memory (there cudaStreamLegacy means the default stream). A call on device
+ * rank has no bytes to send or get, and so perhaps no pointers, a `zbcclCall_t.stream` says that
+ * the call is on device memory (there cudaStreamLegacy means the default stream). A call on device
  * memory is ordered on `zbcclCall_t.stream` (NULL: the legacy default stream), returns
  * once it is enqueued, and can be captured in a CUDA graph (unless the GPUs do not reach each
  * other's memory, so that it goes through host memory); calls of one communicator on several
