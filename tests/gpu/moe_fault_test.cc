@@ -134,13 +134,20 @@ TEST_P(MoeFault, AnIndexThatIsNoExpert) {
       expect_error(rank.rank() == 1 ? zbcclInvalidArgument : zbcclInvalidUsage,
                    zbcclMoeHandleGetInfo(exact.get(), &info), {"topk_idx of rank 1"});
       // With a capacity nothing moves.
-      zbcclMoeRouting_t routing = arrays.routing();
-      routing.capacity = static_cast<int64_t>(Arrays::rows(rank));
-      MoeHandle handle = moe.route(routing, &call);
-      handle.dispatch(arrays.there(), &call);
-      handle.combine(arrays.back(), &call);
-      expect_error(rank.rank() == 1 ? zbcclInvalidArgument : zbcclInvalidUsage,
-                   zbcclMoeHandleGetInfo(handle.get(), &info), {"topk_idx of rank 1"});
+      for (const int with_dispatch : {0, 1}) {
+        zbcclMoeRouting_t routing = arrays.routing();
+        routing.capacity = static_cast<int64_t>(Arrays::rows(rank));
+        if (with_dispatch != 0) {
+          routing.layout = zbcclMoeExpertMasked;
+          routing.with_dispatch = 1;
+          routing.capacity /= 4;  // of each expert
+        }
+        MoeHandle handle = moe.route(routing, &call);
+        handle.dispatch(arrays.there(), &call);
+        handle.combine(arrays.back(), &call);
+        expect_error(rank.rank() == 1 ? zbcclInvalidArgument : zbcclInvalidUsage,
+                     zbcclMoeHandleGetInfo(handle.get(), &info), {"topk_idx of rank 1"});
+      }
       rank.settle();
     }
     arrays.set_indices(rank, 0);
@@ -155,13 +162,14 @@ TEST_P(MoeFault, AnIndexThatIsNoExpert) {
   });
 }
 
-// The last rank leaves out one of route, dispatch and combine.
+// The last rank leaves out one of route, dispatch and combine, or a dispatch that routes.
 TEST_P(MoeFault, ARankThatDoesNotCome) {
   ZBCCL_NEED_GPUS(GetParam(), 2);
   run_gpu_job({.ranks = ranks_at(GetParam(), 3), .place = GetParam()}, [](GpuRank& rank) {
     const Arrays arrays(rank);
     constexpr const char* kNames[] = {"moe_route", "moe_dispatch", "moe_combine"};
-    for (int left_out = 0; left_out < 3; ++left_out) {
+    for (const int left_out : {0, 1, 2, -1}) {
+      const bool joint = left_out < 0;
       Communicator comm = rank.connect(rank.config(milliseconds(1200)));
       Moe moe(comm, 4);
       const zbcclCall_t call = rank.call();
@@ -171,9 +179,16 @@ TEST_P(MoeFault, ARankThatDoesNotCome) {
       MoeHandle handle;
       zbcclMoeRouting_t routing = arrays.routing();
       routing.capacity = static_cast<int64_t>(Arrays::rows(rank));
-      for (int step = 0; step <= left_out; ++step) {
-        if (step == left_out && !here) break;
-        if (step == 0) handle = moe.route(routing, &call);
+      zbcclMoeRouting_t first = routing;
+      if (joint) {
+        first.layout = zbcclMoeExpertMasked;
+        first.with_dispatch = 1;
+        first.capacity /= 4;
+      }
+      const int last = joint ? 1 : left_out;
+      for (int step = 0; step <= last; ++step) {
+        if (step == last && !here) break;
+        if (step == 0) handle = moe.route(first, &call);
         if (step == 1) handle.dispatch(arrays.there(), &call);
         if (step == 2) handle.combine(arrays.back(), &call);
       }
@@ -182,7 +197,7 @@ TEST_P(MoeFault, ARankThatDoesNotCome) {
         EXPECT_EQ(zbcclTimeout, wait_for_error(comm, kSoon));
         zbcclMoeHandle_t next = nullptr;
         expect_error(zbcclTimeout, zbcclMoeRoute(moe.get(), &routing, &next, &call),
-                     {"rank " + std::to_string(missing), kNames[left_out]});
+                     {"rank " + std::to_string(missing), kNames[last]});
       }
       rank.settle();
       handle = MoeHandle();
