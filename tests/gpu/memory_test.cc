@@ -83,7 +83,6 @@ TEST_P(GpuMemory, MapsWhileKernelsSpin) {
     rank.meet();
     const auto start = Clock::now();
     const auto note = [&](const char* what) {
-      const auto time = std::chrono::duration_cast<Milliseconds>(Clock::now() - start);
       if (rank.rank() == 0) std::printf("%s: %lld ms\n", what, (long long)time.count());
       EXPECT_TRUE(spinner.running()) << what;
     };
@@ -113,8 +112,8 @@ TEST_P(GpuMemory, MapsWhileKernelsSpin) {
   });
 }
 
-// A host that waits for a kernel, in one of the ways there are, and whether a peer's new memory is
-// mapped meanwhile. Behind a copy to or from pageable memory that is the driver's choice, and told.
+// A host that waits for a kernel, in one of the ways there are: a peer's new memory is mapped
+// meanwhile.
 enum class Waits { kForTheStream, kCopyingHere, kCopyingThere };
 
 void map_while_a_host(const Gpus& gpus, Waits waits, bool foreign) {
@@ -157,16 +156,8 @@ void map_while_a_host(const Gpus& gpus, Waits waits, bool foreign) {
     const auto start = Clock::now();
     const Status shared =
         node.pool->share(segment, node.peers, Deadline::after(Milliseconds(3000)));
-    const auto time = std::chrono::duration_cast<Milliseconds>(Clock::now() - start);
-    constexpr const char* kNames[] = {"waits for its stream", "copies to pageable memory",
-                                      "copies from pageable memory"};
-    std::printf("%s mapped while a host %s: %s after %lld ms\n",
-                foreign ? "memory of cudaMalloc" : "memory of the pool",
-                kNames[static_cast<int>(waits)], shared.ok() ? "done" : "not done",
-                static_cast<long long>(time.count()));
-    if (waits == Waits::kForTheStream) {
-      EXPECT_TRUE(shared.ok()) << shared.to_string();
-    }
+    EXPECT_TRUE(shared.ok()) << shared.to_string();
+    EXPECT_LT(Clock::now() - start, Milliseconds(1000));
     rank.meet();
   });
 }

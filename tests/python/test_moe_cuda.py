@@ -40,8 +40,7 @@ def rows(rank: int, shape: tuple[int, ...], seed: int) -> Any:
 
 def assert_same(ours: Any, theirs: Any) -> None:
     assert ours.is_cuda
-    # While a copy to pageable memory waits behind a call, this process maps nothing for its peers,
-    # and the call may wait for one that shows new memory (docs/limits.md).
+    # Copies right behind a call that waits for a peer have stood still (docs/limits.md).
     torch.cuda.current_stream().synchronize()
     assert ours.shape == theirs.shape
     assert ours.dtype == theirs.dtype

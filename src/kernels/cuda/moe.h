@@ -174,9 +174,9 @@ inline constexpr int kMostQuantizedHidden = 24576;
 // A route and the dispatch that goes with it, in one kernel; the entry is `args.call`. Whether it
 // can be is the same on every rank; ExpertMasked with a capacity only.
 bool routes_and_pushes(const DispatchArgs& args, int nranks);
-cudaError_t launch_moe_route_and_push(const TeamView& view, const RouteArgs& route,
-                                      const DispatchArgs& args, DataType type,
-                                      const LaunchShape& shape);
+cudaError_t launch_moe_route_and_dispatch(const TeamView& view, const RouteArgs& route,
+                                          const DispatchArgs& args, DataType type,
+                                          const LaunchShape& shape);
 
 struct CombineArgs {
   EntryCall call;

@@ -281,8 +281,9 @@ struct Joint {
 
 template <DataType kType>
 __global__ void __launch_bounds__(kMostThreads)
-    route_and_push(const __grid_constant__ TeamView view, const __grid_constant__ RouteArgs route,
-                   const __grid_constant__ DispatchArgs args, const BlockBytes bytes) {
+    route_and_dispatch(const __grid_constant__ TeamView view,
+                       const __grid_constant__ RouteArgs route,
+                       const __grid_constant__ DispatchArgs args, const BlockBytes bytes) {
   extern __shared__ __align__(128) char memory[];
   __shared__ JointShared shared;
   const Turn turn = begin(view);
@@ -345,7 +346,8 @@ size_t all_of(const BlockBytes& bytes) {
 
 template <DataType kType>
 cudaError_t load_type() {
-  return cudaFuncSetAttribute(route_and_push<kType>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+  return cudaFuncSetAttribute(route_and_dispatch<kType>,
+                              cudaFuncAttributeMaxDynamicSharedMemorySize,
                               static_cast<int>(kMostBytes));
 }
 
@@ -357,9 +359,9 @@ bool routes_and_pushes(const DispatchArgs& args, int nranks) {
          all_of(bytes_of(args, nranks)) <= kMostBytes;
 }
 
-cudaError_t launch_moe_route_and_push(const TeamView& view, const RouteArgs& route,
-                                      const DispatchArgs& args, DataType type,
-                                      const LaunchShape& shape) {
+cudaError_t launch_moe_route_and_dispatch(const TeamView& view, const RouteArgs& route,
+                                          const DispatchArgs& args, DataType type,
+                                          const LaunchShape& shape) {
   const BlockBytes bytes = bytes_of(args, view.nranks);
   LaunchShape filled = shape;
   // Sixteen elements, or two packs, for each thread.
@@ -369,11 +371,11 @@ cudaError_t launch_moe_route_and_push(const TeamView& view, const RouteArgs& rou
   const auto run = [&](auto kernel) {
     return start(kernel, filled, all_of(bytes), view, route, args, bytes);
   };
-  if (args.quant == MoeQuant::kNone) return run(route_and_push<DataType::kBf16>);
+  if (args.quant == MoeQuant::kNone) return run(route_and_dispatch<DataType::kBf16>);
   switch (type) {
-    case DataType::kF32: return run(route_and_push<DataType::kF32>);
-    case DataType::kF16: return run(route_and_push<DataType::kF16>);
-    case DataType::kBf16: return run(route_and_push<DataType::kBf16>);
+    case DataType::kF32: return run(route_and_dispatch<DataType::kF32>);
+    case DataType::kF16: return run(route_and_dispatch<DataType::kF16>);
+    case DataType::kBf16: return run(route_and_dispatch<DataType::kBf16>);
     default: return cudaErrorInvalidValue;
   }
 }

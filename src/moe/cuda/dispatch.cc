@@ -211,10 +211,10 @@ Status CudaHalf::enqueue_dispatch(const collectives::Context& context,
     }
     const auto type = static_cast<DataType>(call.type);
     const cuda::LaunchShape grid = {blocks, 0, stream, true};
-    ZBCCL_RETURN_IF_CUDA_ERROR(joint
-                                   ? cuda::launch_moe_route_and_push(view, *route, args, type, grid)
-                                   : cuda::launch_moe_dispatch(view, args, type, grid),
-                               "dispatch");
+    ZBCCL_RETURN_IF_CUDA_ERROR(
+        joint ? cuda::launch_moe_route_and_dispatch(view, *route, args, type, grid)
+              : cuda::launch_moe_dispatch(view, args, type, grid),
+        "dispatch");
     tables.sent_blocks = blocks;
     moe_.note_dispatch_blocks(blocks);
     moe_.count_staged(staged);
