@@ -83,6 +83,7 @@ TEST_P(GpuMemory, MapsWhileKernelsSpin) {
     rank.meet();
     const auto start = Clock::now();
     const auto note = [&](const char* what) {
+      const auto time = std::chrono::duration_cast<Milliseconds>(Clock::now() - start);
       if (rank.rank() == 0) std::printf("%s: %lld ms\n", what, (long long)time.count());
       EXPECT_TRUE(spinner.running()) << what;
     };
