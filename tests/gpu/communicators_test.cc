@@ -24,15 +24,7 @@ INSTANTIATE_TEST_SUITE_P(Gpu, Communicators,
                          [](const auto& test) { return std::string(place_name(test.param)); });
 
 void run_at(Place place, int ranks, const std::function<void(GpuRank&, Communicator&)>& body) {
-  run_gpu_job({.ranks = ranks, .place = place}, [&](GpuRank& rank) {
-    Communicator comm = rank.connect();
-    rank.settle();
-    body(rank, comm);
-    rank.settle();
-    EXPECT_EQ(zbcclSuccess, comm.async_error());
-    comm.destroy();
-    rank.settle();
-  });
+  run_with_communicator({.ranks = ranks, .place = place}, body);
 }
 
 // Two halves work at once, each on its own, beside the whole.

@@ -25,15 +25,7 @@ INSTANTIATE_TEST_SUITE_P(Gpu, CopyEngine,
 
 void run_with(const std::pair<std::string, std::string>& env, Place place, int most,
               const std::function<void(GpuRank&, Communicator&)>& body) {
-  run_gpu_job({.ranks = ranks_at(place, most), .place = place, .env = {env}}, [&](GpuRank& rank) {
-    Communicator comm = rank.connect();
-    rank.settle();
-    body(rank, comm);
-    rank.settle();
-    EXPECT_EQ(zbcclSuccess, comm.async_error());
-    comm.destroy();
-    rank.settle();
-  });
+  run_with_communicator({.ranks = ranks_at(place, most), .place = place, .env = {env}}, body);
 }
 
 TEST_P(CopyEngine, SameBits) {

@@ -101,6 +101,19 @@ void run_gpu_job(const GpuJob& job, const std::function<void(GpuRank&)>& functio
   });
 }
 
+void run_with_communicator(const GpuJob& job,
+                           const std::function<void(GpuRank&, Communicator&)>& body) {
+  run_gpu_job(job, [&](GpuRank& rank) {
+    Communicator comm = rank.connect();
+    rank.settle();
+    body(rank, comm);
+    rank.settle();
+    EXPECT_EQ(zbcclSuccess, comm.async_error());
+    comm.destroy();
+    rank.settle();
+  });
+}
+
 Pinned::Pinned(size_t bytes) {
   check_cuda(cudaMallocHost(&data_, std::max<size_t>(bytes, 1)), "cudaMallocHost");
 }

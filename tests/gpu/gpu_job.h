@@ -92,6 +92,10 @@ class GpuRank {
 
 void run_gpu_job(const GpuJob& job, const std::function<void(GpuRank&)>& function);
 
+// The same around a communicator of all ranks, which nothing has gone wrong with in the end.
+void run_with_communicator(const GpuJob& job,
+                           const std::function<void(GpuRank&, Communicator&)>& body);
+
 // Host memory that copies to and from a GPU do not wait for.
 class Pinned {
  public:

@@ -30,15 +30,7 @@ class Captured : public CudaGraph {
 
 // What a job's ranks do in turn; the ranks settle before and after it.
 void run_at(Place place, int most, const std::function<void(GpuRank&, Communicator&)>& body) {
-  run_gpu_job({.ranks = ranks_at(place, most), .place = place}, [&](GpuRank& rank) {
-    Communicator comm = rank.connect();
-    rank.settle();
-    body(rank, comm);
-    rank.settle();
-    EXPECT_EQ(zbcclSuccess, comm.async_error());
-    comm.destroy();
-    rank.settle();
-  });
+  run_with_communicator({.ranks = ranks_at(place, most), .place = place}, body);
 }
 
 std::string text_of(const CheckedCall::Shape& shape) {

@@ -20,15 +20,7 @@ INSTANTIATE_TEST_SUITE_P(Gpu, Order,
                          [](const auto& test) { return std::string(place_name(test.param)); });
 
 void run_at(Place place, const std::function<void(GpuRank&, Communicator&)>& body) {
-  run_gpu_job({.ranks = ranks_at(place, 4), .place = place}, [&](GpuRank& rank) {
-    Communicator comm = rank.connect();
-    rank.settle();
-    body(rank, comm);
-    rank.settle();
-    EXPECT_EQ(zbcclSuccess, comm.async_error());
-    comm.destroy();
-    rank.settle();
-  });
+  run_with_communicator({.ranks = ranks_at(place, 4), .place = place}, body);
 }
 
 using Calls = std::vector<std::unique_ptr<CheckedCall>>;

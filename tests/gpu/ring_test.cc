@@ -31,15 +31,7 @@ INSTANTIATE_TEST_SUITE_P(Gpu, Rings,
 
 void run_with(const Env& env, Place place, int ranks,
               const std::function<void(GpuRank&, Communicator&)>& body) {
-  run_gpu_job({.ranks = ranks, .place = place, .env = env}, [&](GpuRank& rank) {
-    Communicator comm = rank.connect();
-    rank.settle();
-    body(rank, comm);
-    rank.settle();
-    EXPECT_EQ(zbcclSuccess, comm.async_error());
-    comm.destroy();
-    rank.settle();
-  });
+  run_with_communicator({.ranks = ranks, .place = place, .env = env}, body);
 }
 
 std::vector<Case> only(const std::vector<Case>& cases, const std::function<bool(const Case&)>& is) {
