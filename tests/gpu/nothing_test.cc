@@ -112,15 +112,7 @@ class Nothing : public testing::TestWithParam<Where> {
     const auto [place, denied] = GetParam();
     GpuJob job{.ranks = ranks_at(place, 3), .place = place};
     if (denied) job.env.emplace_back("ZBCCL_DENY_REACH", "mapped");
-    run_gpu_job(job, [&](GpuRank& rank) {
-      Communicator comm = rank.connect();
-      rank.settle();
-      body(rank, comm);
-      rank.settle();
-      EXPECT_EQ(zbcclSuccess, comm.async_error());
-      comm.destroy();
-      rank.settle();
-    });
+    run_with_communicator(job, body);
   }
 };
 INSTANTIATE_TEST_SUITE_P(Gpu, Nothing,
